@@ -1,0 +1,3 @@
+module github.com/anchorattention/anchor
+
+go 1.26

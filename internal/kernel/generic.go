@@ -1,0 +1,118 @@
+package kernel
+
+import (
+	"math"
+	"unsafe"
+)
+
+var generic = Set{
+	name:   "generic",
+	tiles:  []tile{{4, gemmGeneric(4, 2*Lanes), gemmGeneric(4, Lanes)}, {1, gemmGeneric(1, 2*Lanes), gemmGeneric(1, Lanes)}},
+	colMax: colMaxGeneric,
+	expSum: expSumGeneric,
+	sel:    selectGeneric,
+	fma:    fmaGeneric,
+	flops:  2 * 8 * 16,
+}
+
+func gemmGeneric(m, n int) tileFunc {
+	return func(k int, a *float32, ars, acs uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool) {
+		var buf [4 * 2 * Lanes]float32
+		acc := buf[:m*n]
+		for p := range uintptr(k) {
+			row := unsafe.Slice((*float32)(unsafe.Add(unsafe.Pointer(b), p*ldb)), n)
+			for i := range m {
+				x := *(*float32)(unsafe.Add(unsafe.Pointer(a), uintptr(i)*ars+p*acs))
+				sum := acc[i*n : (i+1)*n : (i+1)*n]
+				for j, y := range row {
+					sum[j] += x * y
+				}
+			}
+		}
+		for i := range m {
+			out := unsafe.Slice((*float32)(unsafe.Add(unsafe.Pointer(c), uintptr(i)*ldc)), n)
+			if add {
+				for j, x := range acc[i*n : (i+1)*n] {
+					out[j] += x
+				}
+			} else {
+				copy(out, acc[i*n:(i+1)*n])
+			}
+		}
+	}
+}
+
+func colMaxGeneric(rows int, x *float32, ld, n int, mx *float32) {
+	all, top := unsafe.Slice(x, (rows-1)*ld+n), unsafe.Slice(mx, n)
+	for i := range rows {
+		for j, v := range all[i*ld : i*ld+n] {
+			if v > top[j] {
+				top[j] = v
+			}
+		}
+	}
+}
+
+// expCoef holds the minimax polynomial of 2^f on [0, 1), highest power first; its relative
+// error is 2e-9, so rounding is what remains.
+var expCoef = [7]float32{
+	2.16129159e-4, 1.24678462e-3, 9.67545159e-3, 5.54852806e-2, 2.40229306e-1, 6.93147044e-1, 1,
+}
+
+// exp2 is 2^x within 2 ulp, 0 below −126.
+func exp2(x float32) float32 {
+	if x < -126 {
+		return 0
+	}
+	if !(x <= 127) { // overflow and NaN
+		return float32(math.Exp2(float64(x)))
+	}
+	n := float32(math.Floor(float64(x)))
+	f := x - n
+	p := expCoef[0]
+	for _, c := range expCoef[1:] {
+		p = p*f + c
+	}
+	return p * math.Float32frombits(uint32(int32(n)+127)<<23)
+}
+
+func expSumGeneric(rows int, x *float32, ld, n int, m, l *float32) {
+	all, top, sum := unsafe.Slice(x, (rows-1)*ld+n), unsafe.Slice(m, n), unsafe.Slice(l, n)
+	for i := range rows {
+		row := all[i*ld : i*ld+n]
+		for j, v := range row {
+			e := exp2(v - top[j])
+			row[j] = e
+			sum[j] += e
+		}
+	}
+}
+
+func selectGeneric(rows int, x *float32, ld, n int, top *float32, theta float32, base int32, dst *int32) int {
+	all, best, out := unsafe.Slice(x, (rows-1)*ld+n), unsafe.Slice(top, n), unsafe.Slice(dst, rows)
+	kept := 0
+	for i := range rows {
+		for j, v := range all[i*ld : i*ld+n] {
+			if !(best[j]-v > theta) {
+				out[kept] = base + int32(i)
+				kept++
+				break
+			}
+		}
+	}
+	return kept
+}
+
+func fmaGeneric(rounds int) {
+	acc := [8]float32{1, 1, 1, 1, 1, 1, 1, 1}
+	for range rounds {
+		for range 16 {
+			for j := range acc {
+				acc[j] = acc[j]*0.5 + 0.25
+			}
+		}
+	}
+	sink = acc[0]
+}
+
+var sink float32

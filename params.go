@@ -1,0 +1,58 @@
+package anchor
+
+import (
+	"fmt"
+	"math"
+)
+
+// Params are the parameters of AnchorAttention. Zero is a value, never "the default": start from [DefaultParams].
+//
+// Blocks and groups are aligned to absolute positions: group g is the Block·Step positions from g·Block·Step on. For
+// a row at position p of group g that starts at position s:
+//
+//  1. Anchor. The window is the keys [0, Init) and [s − Local, p]. The row's anchor is its largest logit there.
+//  2. Stripe identification. The candidates are the keys [Init, s − Local). Each block of the group's rows stands
+//     for them by the mean of their queries and the mean of their anchors. A key is dropped only when, for every
+//     block, mean anchor − logit of the mean query > Theta. What is left are the group's stripes.
+//  3. Sparse computation. Every row attends exactly to its window and the group's stripes.
+//
+// Rows at the end of the prompt, Tail of them, see every key instead and take no part in identification.
+type Params struct {
+	Block int     `json:"block"` // rows that one mean query stands for, ≥ 1
+	Step  int     `json:"step"`  // blocks that share one set of stripes, ≥ 1
+	Init  int     `json:"init"`  // first keys, always attended, ≥ 0
+	Local int     `json:"local"` // keys just before a group, always attended, ≥ 0
+	Theta float64 `json:"theta"` // nats below the anchor at which a key is still kept; ±Inf allowed, NaN not
+	Tail  int     `json:"tail"`  // last rows of the prompt, which see every key, ≥ 0
+}
+
+// DefaultParams returns the published parameters, with a tail of 128 rows.
+func DefaultParams() Params {
+	return Params{Block: 128, Step: 16, Init: 128, Local: 128, Theta: 12, Tail: 128}
+}
+
+// maxPosition bounds positions and sizes so that sums of a few of them fit in an int32.
+const maxPosition = 1 << 29
+
+// Validate reports the first field that is out of range.
+func (p Params) Validate() error {
+	for _, f := range []struct {
+		name  string
+		value int
+		least int
+	}{{"Block", p.Block, 1}, {"Step", p.Step, 1}, {"Init", p.Init, 0}, {"Local", p.Local, 0}, {"Tail", p.Tail, 0}} {
+		if f.value < f.least || f.value > maxPosition {
+			return fmt.Errorf("Params.%s is %d; want %d … %d", f.name, f.value, f.least, maxPosition)
+		}
+	}
+	if p.Block > maxPosition/p.Step {
+		return fmt.Errorf("Params.Block·Step is %d·%d; want ≤ %d", p.Block, p.Step, maxPosition)
+	}
+	if math.IsNaN(p.Theta) {
+		return fmt.Errorf("Params.Theta is NaN; want a number or ±Inf")
+	}
+	return nil
+}
+
+// group returns the number of positions that share one set of stripes.
+func (p Params) group() int { return p.Block * p.Step }

@@ -1,0 +1,88 @@
+package anchor
+
+// A Stage is a part of the work whose time is told apart.
+type Stage int
+
+const (
+	StageDense  Stage = iota // attention to all keys: dense groups and the tail
+	StageWindow              // the first keys and the local window: AnchorAttention's first stage
+	StageSearch              // scores of pooled queries, and the choice of stripes
+	StageGather              // copying stripes together
+	StageSparse              // attention to stripes
+	StageAudit               // recall of sampled rows
+	numStages
+)
+
+// String returns the name used in reports: dense, window, search, gather, sparse or audit.
+func (s Stage) String() string {
+	return [numStages]string{"dense", "window", "search", "gather", "sparse", "audit"}[s]
+}
+
+// A Result says what Attend did.
+type Result struct {
+	Method string // the planner's name
+	ISA    string // the level of the kernels used: generic, avx2 or avx512
+
+	Seconds float64            // wall-clock time of the call
+	Stages  [numStages]float64 // the same time split by Stage: thread-seconds over threads
+
+	Pairs       int64   // (row, key) pairs attended, all heads and sequences
+	CausalPairs int64   // pairs that dense attention attends
+	SearchPairs int64   // (pooled query, candidate key) pairs scored
+	FLOPs       float64 // 4·dim per attended pair and 2·dim per scored pair
+
+	Stripes       int64 // stripes kept, over all heads and groups
+	NonFiniteRows int64 // output rows that hold a NaN or an infinity
+
+	Audit  []AuditedRow // when asked for
+	Recall Recall       // over all audited rows
+	Heads  []HeadResult // by query head
+
+	// StripeSets holds the stripes of each sequence when Options.Stripes is set and the planner keeps stripes.
+	StripeSets []StripeSet
+}
+
+// A HeadResult is the part of a Result that belongs to one query head, over all sequences.
+type HeadResult struct {
+	Pairs, CausalPairs, Stripes int64
+	Recall                      Recall // when audited
+}
+
+// An AuditedRow is one row whose recall was measured.
+type AuditedRow struct {
+	Sequence, Head, Position int
+	Recall                   float64
+}
+
+// Recall is the share of true softmax mass on the keys attended, over audited rows: mean, 5th percentile, minimum.
+type Recall struct {
+	Mean float64 `json:"mean"`
+	P5   float64 `json:"p5"`
+	Min  float64 `json:"min"`
+}
+
+// A StripeSet is the stripes of one sequence in compressed rows: those of (head h, i-th group) are
+// Indices[Offsets[h·groups+i]:Offsets[h·groups+i+1]], ascending. Groups count from the first that holds a query.
+type StripeSet struct {
+	Groups  int
+	Offsets []int64
+	Indices []int32
+}
+
+// Density returns attended pairs over causal pairs.
+func (r *Result) Density() float64 { return float64(r.Pairs) / float64(r.CausalPairs) }
+
+// StageSeconds returns the time of every stage that took any, by name.
+func (r *Result) StageSeconds() map[string]float64 {
+	m := make(map[string]float64)
+	for s, t := range r.Stages {
+		if t > 0 {
+			m[Stage(s).String()] = t
+		}
+	}
+	return m
+}
+
+// Merge adds up results of the same method, such as those of a model's layers: times, pairs and audits. Heads are
+// added by number; stripe sets are left out.
+func Merge(results ...*Result) *Result { return nil }

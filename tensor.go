@@ -1,0 +1,223 @@
+package anchor
+
+import (
+	"fmt"
+	"math"
+	"unsafe"
+)
+
+// A DType is the type of a tensor's elements.
+type DType uint8
+
+const (
+	Float32  DType = iota + 1 // IEEE 754 single precision
+	BFloat16                  // the upper half of a single
+	Float16                   // IEEE 754 half precision
+)
+
+// String returns the name that safetensors files use: F32, BF16 or F16.
+func (d DType) String() string {
+	switch d {
+	case Float32:
+		return "F32"
+	case BFloat16:
+		return "BF16"
+	case Float16:
+		return "F16"
+	}
+	return fmt.Sprintf("DType(%d)", uint8(d))
+}
+
+func (d DType) size() uintptr {
+	if d == Float32 {
+		return 4
+	}
+	return 2
+}
+
+// A Tensor is a view [heads, rows, dim] of memory that the caller owns. The elements of a row are adjacent; heads
+// and rows may lie any distance apart. The rows of all heads may be cut into pages of equally many rows, as key
+// and value caches are. The zero Tensor means "none" where a tensor is optional.
+//
+// Constructors and methods check nothing: [Attend] does, and reports the tensor by name.
+type Tensor struct {
+	dtype             DType
+	heads, rows, dim  int
+	headStep, rowStep int // in elements, within a page
+	pageRows          int
+	f32               [][]float32 // one slice a page; the other one is nil
+	u16               [][]uint16
+}
+
+// FromFloat32 views data as a contiguous tensor of single-precision numbers.
+func FromFloat32(data []float32, heads, rows, dim int) Tensor {
+	return FromPages([][]float32{data}, rows, heads, rows, dim)
+}
+
+// FromBFloat16 views data, the bit patterns of bfloat16 numbers, as a contiguous tensor.
+func FromBFloat16(data []uint16, heads, rows, dim int) Tensor {
+	t := contiguous(BFloat16, heads, rows, dim)
+	t.u16 = [][]uint16{data}
+	return t
+}
+
+// FromFloat16 views data, the bit patterns of half-precision numbers, as a contiguous tensor.
+func FromFloat16(data []uint16, heads, rows, dim int) Tensor {
+	t := contiguous(Float16, heads, rows, dim)
+	t.u16 = [][]uint16{data}
+	return t
+}
+
+// FromPages views pages, each a contiguous [heads, pageRows, dim], as one tensor: row r of a head is row
+// r mod pageRows of page r / pageRows. Outputs cannot be paged.
+func FromPages(pages [][]float32, pageRows, heads, rows, dim int) Tensor {
+	t := contiguous(Float32, heads, pageRows, dim)
+	t.rows, t.pageRows, t.f32 = rows, pageRows, pages
+	return t
+}
+
+func contiguous(d DType, heads, rows, dim int) Tensor {
+	return Tensor{dtype: d, heads: heads, rows: rows, dim: dim, headStep: rows * dim, rowStep: dim, pageRows: rows}
+}
+
+// Strided returns the same view with other distances, in elements, between heads and between rows: of a buffer
+// [rows, heads, dim], for one, Strided(dim, heads*dim).
+func (t Tensor) Strided(headStep, rowStep int) Tensor {
+	t.headStep, t.rowStep = headStep, rowStep
+	return t
+}
+
+// DType returns the type of the elements, 0 for the zero Tensor.
+func (t Tensor) DType() DType { return t.dtype }
+
+// Heads, Rows and Dim return the shape.
+func (t Tensor) Heads() int { return t.heads }
+func (t Tensor) Rows() int  { return t.rows }
+func (t Tensor) Dim() int   { return t.dim }
+
+// shape formats a shape for errors.
+func (t Tensor) shape() string { return fmt.Sprintf("[%d, %d, %d]", t.heads, t.rows, t.dim) }
+
+// check reports what makes the view unusable.
+func (t Tensor) check() error {
+	if t.dtype < Float32 || t.dtype > Float16 {
+		return fmt.Errorf("has element type %v; want F32, BF16 or F16", t.dtype)
+	}
+	if t.heads < 1 || t.rows < 1 || t.dim < 1 {
+		return fmt.Errorf("has shape %s; want every size ≥ 1", t.shape())
+	}
+	if t.headStep < 0 || t.rowStep < 0 {
+		return fmt.Errorf("has strides %d (heads) and %d (rows); want ≥ 0", t.headStep, t.rowStep)
+	}
+	if t.pageRows < 1 {
+		return fmt.Errorf("has pages of %d rows; want ≥ 1", t.pageRows)
+	}
+	pages := len(t.f32) + len(t.u16)
+	if want := (t.rows-1)/t.pageRows + 1; pages < want {
+		return fmt.Errorf("has %d pages of %d rows; %d rows need %d", pages, t.pageRows, t.rows, want)
+	}
+	for left, p := t.rows, 0; left > 0; left, p = left-t.pageRows, p+1 {
+		var have int
+		if t.dtype == Float32 {
+			have = len(t.f32[p])
+		} else {
+			have = len(t.u16[p])
+		}
+		need, ok := span(t.heads, t.headStep, min(left, t.pageRows), t.rowStep, t.dim)
+		if !ok || need > have {
+			needed := fmt.Sprint(need)
+			if !ok {
+				needed = "more than an int can count"
+			}
+			return fmt.Errorf("of shape %s with strides %d and %d needs %s elements; the slice has %d",
+				t.shape(), t.headStep, t.rowStep, needed, have)
+		}
+	}
+	return nil
+}
+
+// span is the number of elements from the first to the last, and whether an int can hold it.
+func span(heads, headStep, rows, rowStep, dim int) (int, bool) {
+	const limit = math.MaxInt / 4
+	if headStep > 0 && heads-1 > limit/headStep || rowStep > 0 && rows-1 > limit/rowStep || dim > limit {
+		return 0, false
+	}
+	return (heads-1)*headStep + (rows-1)*rowStep + dim, true
+}
+
+// run returns the elements of one head from the given row to the end of its page, and how many rows those are.
+func (t *Tensor) run(head, row int) (f32 []float32, u16 []uint16, rows int) {
+	page, at := row/t.pageRows, row%t.pageRows
+	rows = min(t.pageRows-at, t.rows-row)
+	from := head*t.headStep + at*t.rowStep
+	to := from + (rows-1)*t.rowStep + t.dim
+	if t.dtype == Float32 {
+		return t.f32[page][from:to], nil, rows
+	}
+	return nil, t.u16[page][from:to], rows
+}
+
+// read copies one row into dst, which is dim long, as single-precision numbers.
+func (t *Tensor) read(dst []float32, head, row int) {
+	f32, u16, _ := t.run(head, row)
+	switch t.dtype {
+	case Float32:
+		copy(dst, f32[:t.dim])
+	case BFloat16:
+		for i, x := range u16[:t.dim] {
+			dst[i] = math.Float32frombits(uint32(x) << 16)
+		}
+	case Float16:
+		for i, x := range u16[:t.dim] {
+			dst[i] = halfToSingle(x)
+		}
+	}
+}
+
+// halfToSingle converts an IEEE half exactly; a NaN stays one.
+func halfToSingle(h uint16) float32 {
+	sign, exp, frac := uint32(h&0x8000)<<16, uint32(h>>10&31), uint32(h&0x3ff)
+	switch exp {
+	case 0: // zero or subnormal: frac · 2^−24
+		f := float32(frac) * (1.0 / (1 << 24))
+		return math.Float32frombits(math.Float32bits(f) | sign)
+	case 31:
+		return math.Float32frombits(sign | 0x7f800000 | frac<<13)
+	}
+	return math.Float32frombits(sign | (exp+112)<<23 | frac<<13)
+}
+
+// An extent is a run of bytes that belongs to a tensor.
+type extent struct{ from, to uintptr }
+
+// extents returns the memory that the view covers, in as few runs as its layout allows.
+func (t *Tensor) extents() []extent {
+	var all []extent
+	size := t.dtype.size()
+	add := func(first unsafe.Pointer, elements int) {
+		from := uintptr(first)
+		if n := len(all); n > 0 && all[n-1].to == from {
+			all[n-1].to += uintptr(elements) * size
+			return
+		}
+		all = append(all, extent{from, from + uintptr(elements)*size})
+	}
+	for h := range t.heads {
+		for row := 0; row < t.rows; {
+			f32, u16, rows := t.run(h, row)
+			first := unsafe.Pointer(unsafe.SliceData(f32))
+			if t.dtype != Float32 {
+				first = unsafe.Pointer(unsafe.SliceData(u16))
+			}
+			if t.rowStep == t.dim {
+				add(first, rows*t.dim)
+			} else {
+				for i := range rows {
+					add(unsafe.Add(first, uintptr(i*t.rowStep)*size), t.dim)
+				}
+			}
+			row += rows
+		}
+	}
+	return all
+}
