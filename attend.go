@@ -1,7 +1,16 @@
 package anchor
 
 import (
+	"cmp"
 	"context"
+	"math"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/anchorattention/anchor/internal/kernel"
+	"github.com/anchorattention/anchor/internal/parallel"
 )
 
 // A Sequence is one sequence of a batch: its inputs and where its outputs go.
@@ -39,5 +48,222 @@ type Options struct {
 // [Result].NonFiniteRows counts the output rows they spoil. Results are bitwise equal from run to run and for any
 // number of threads.
 func Attend(ctx context.Context, opt Options, seqs ...Sequence) (*Result, error) {
-	return nil, nil
+	set, err := kernels()
+	if err != nil {
+		return nil, err
+	}
+	return attend(ctx, set, opt, seqs)
+}
+
+func attend(ctx context.Context, set *kernel.Set, opt Options, seqs []Sequence) (*Result, error) {
+	shapes, err := check(opt, seqs)
+	if err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	start := time.Now()
+	seqs = slices.Clone(seqs) // the audit may give them an LSE
+	if opt.AuditRows > 0 {
+		for i, s := range shapes {
+			if seqs[i].LSE.dtype == 0 {
+				seqs[i].LSE = FromFloat32(make([]float32, s.Heads*s.Queries), s.Heads, s.Queries, 1)
+			}
+		}
+	}
+	r := run{set: set, opt: opt, seqs: seqs, shapes: shapes}
+	r.scale = math.Log2E / math.Sqrt(float64(shapes[0].Dim))
+	if opt.Scale != nil {
+		r.scale = math.Log2E * float64(*opt.Scale)
+	}
+	r.cut()
+	defer context.AfterFunc(ctx, func() { r.stop.Store(true) })()
+	res := r.attend()
+	if opt.AuditRows > 0 {
+		r.audit(res)
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	for s, t := range r.spent {
+		res.Stages[s] = t.Seconds() / float64(r.threads)
+	}
+	res.Seconds = time.Since(start).Seconds()
+	return res, nil
+}
+
+// A run is one call of Attend.
+type run struct {
+	set    *kernel.Set
+	opt    Options
+	seqs   []Sequence
+	shapes []Shape
+	scale  float64
+	stop   atomic.Bool
+
+	units   []unit
+	threads int
+	spent   [numStages]time.Duration
+
+	mu         sync.Mutex // guards done and the call of opt.Progress
+	done, work float64
+}
+
+// A unit is the piece of work that one goroutine does at a time: a group of rows and one KV head.
+type unit struct {
+	rows        Rows
+	seq, kvHead int
+	cost        float64 // expected, in (row, key) pairs
+	stripes     [][]int32
+}
+
+// cut cuts the work into units, the longest first so that no thread is left alone with one.
+func (r *run) cut() {
+	for i, s := range r.shapes {
+		for _, rows := range r.opt.Planner.Cut(s) {
+			n := float64(rows.To - rows.From)
+			cost := n * (float64(rows.From) + n/2)
+			if rows.PerHead {
+				cost = n * (float64(rows.From)/8 + n/2)
+			}
+			for h := range s.KVHeads {
+				r.units = append(r.units, unit{rows: rows, seq: i, kvHead: h, cost: cost})
+			}
+			r.work += cost * float64(s.KVHeads)
+		}
+	}
+	slices.SortStableFunc(r.units, func(a, b unit) int { return cmp.Compare(b.cost, a.cost) })
+	r.threads = min(parallel.Threads(r.opt.Threads), len(r.units))
+	for _, s := range r.shapes { // see audit
+		r.work += float64(min(r.opt.AuditRows, s.Queries) * s.KVHeads * s.Keys / 2)
+	}
+}
+
+// advance reports progress.
+func (r *run) advance(cost float64) {
+	if r.opt.Progress == nil || r.stop.Load() {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.done += cost
+	r.opt.Progress(min(r.done/r.work, 1))
+}
+
+var workers sync.Pool
+
+// each calls f for every i in [0, n) with a worker's scratch, and collects the time spent.
+func (r *run) each(n int, stage Stage, f func(w *worker, i int)) {
+	active := make([]*worker, r.threads)
+	parallel.For(r.threads, n, func(t, i int) {
+		w := active[t]
+		if w == nil {
+			if w, _ = workers.Get().(*worker); w == nil {
+				w = new(worker)
+			}
+			w.kernels, w.stop, w.scale = r.set, &r.stop, r.scale
+			w.stage, w.since, w.spent = stage, time.Now(), [numStages]time.Duration{}
+			active[t] = w
+		}
+		if r.stop.Load() {
+			return
+		}
+		f(w, i)
+		w.enter(stage)
+	})
+	for _, w := range active {
+		if w != nil {
+			for s, t := range w.spent {
+				r.spent[s] += t
+			}
+			workers.Put(w)
+		}
+	}
+}
+
+// attend does all units.
+func (r *run) attend() *Result {
+	s := r.shapes[0]
+	res := &Result{Method: r.opt.Planner.Name(), ISA: r.set.Name(), Heads: make([]HeadResult, s.Heads)}
+	for _, s := range r.shapes {
+		for h := range res.Heads {
+			res.Heads[h].CausalPairs += causalPairs(s.First(), s.Keys, Span{0, s.Keys})
+		}
+	}
+	var mu sync.Mutex
+	r.each(len(r.units), StageDense, func(w *worker, i int) {
+		u := &r.units[i]
+		g := r.group(u.seq, u.kvHead, u.rows)
+		if r.opt.Stripes && u.rows.PerHead {
+			u.stripes = make([][]int32, g.heads())
+			g.stripes = u.stripes
+		}
+		if !u.rows.PerHead {
+			w.enter(StageDense)
+		} else {
+			w.enter(StageWindow)
+		}
+		w.load(g, u.rows.To-u.rows.From, func(i int) int { return u.rows.From + i })
+		r.opt.Planner.Plan(g)
+		if r.stop.Load() {
+			return
+		}
+		bad := g.finish()
+		mu.Lock()
+		for h := range g.heads() {
+			head := &res.Heads[g.firstHead+h]
+			head.Pairs += g.pairs[h]
+			head.Stripes += g.kept[h]
+		}
+		res.NonFiniteRows += bad
+		res.SearchPairs += g.searched
+		mu.Unlock()
+		r.advance(u.cost)
+	})
+	for _, h := range res.Heads {
+		res.Pairs += h.Pairs
+		res.CausalPairs += h.CausalPairs
+		res.Stripes += h.Stripes
+	}
+	res.FLOPs = float64(s.Dim) * (4*float64(res.Pairs) + 2*float64(res.SearchPairs))
+	if a, ok := r.opt.Planner.(anchorAttention); ok && r.opt.Stripes {
+		res.StripeSets = r.stripeSets(a.group())
+	}
+	return res
+}
+
+func (r *run) group(seq, kvHead int, rows Rows) *Group {
+	s := r.shapes[seq]
+	heads := s.Heads / s.KVHeads
+	return &Group{
+		Shape: s, Rows: rows, KVHead: kvHead, firstHead: kvHead * heads, seq: &r.seqs[seq],
+		pairs: make([]int64, heads), kept: make([]int64, heads),
+	}
+}
+
+// stripeSets collects the stripes of all units, whose groups have the given size.
+func (r *run) stripeSets(size int) []StripeSet {
+	sets := make([]StripeSet, len(r.shapes))
+	lists := make([][][]int32, len(r.shapes)) // by sequence, then head · groups + group
+	for i, s := range r.shapes {
+		sets[i].Groups = (s.Keys-1)/size - s.First()/size + 1
+		lists[i] = make([][]int32, s.Heads*sets[i].Groups)
+	}
+	for _, u := range r.units {
+		s := r.shapes[u.seq]
+		for h, keys := range u.stripes {
+			head := u.kvHead*(s.Heads/s.KVHeads) + h
+			lists[u.seq][head*sets[u.seq].Groups+u.rows.From/size-s.First()/size] = keys
+		}
+	}
+	for i := range sets {
+		set := &sets[i]
+		set.Offsets = make([]int64, 1, len(lists[i])+1)
+		for _, keys := range lists[i] {
+			set.Indices = append(set.Indices, keys...)
+			set.Offsets = append(set.Offsets, int64(len(set.Indices)))
+		}
+	}
+	return sets
 }

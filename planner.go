@@ -1,24 +1,59 @@
 package anchor
 
-// A Planner is a method of sparse attention.
+// A Planner is a method of attention: it cuts the query rows into groups and chooses the keys that each group sees.
+// The executor behind [Attend] does the rest. Its methods must be safe for concurrent use.
 type Planner interface {
 	// Name is what results call the method.
 	Name() string
 	// Validate reports the first parameter that is out of range.
 	Validate() error
+	// Cut cuts the rows of a sequence, positions [s.First(), s.Keys), into consecutive groups. It must not depend
+	// on anything but s, and on absolute positions rather than on where the call begins, so that a prompt cut
+	// into chunks gives the same result as in one call.
+	Cut(s Shape) []Rows
+	// Plan attends to the keys that the group's rows shall see, by calling g's methods, each key at most once.
+	Plan(g *Group)
 }
+
+// A Shape is what a planner may know of a sequence before it sees the data.
+type Shape struct {
+	Heads, KVHeads, Dim int
+	Queries, Keys       int // Nq, Nk
+	Prompt              int // length of the whole prompt: tails are counted from here
+}
+
+// First returns the absolute position of the first query row.
+func (s Shape) First() int { return s.Keys - s.Queries }
+
+// Rows is a run of consecutive query rows that are planned together, for all query heads that share a KV head.
+type Rows struct {
+	From, To int  // absolute positions [From, To)
+	PerHead  bool // heads may see different keys: allows Group.AttendStripes
+}
+
+// A Span is the keys [From, To).
+type Span struct{ From, To int }
 
 // Dense returns the planner under which every row sees every key up to its own.
 func Dense() Planner { return dense{} }
 
-// AnchorAttention returns the planner of AnchorAttention with parameters p.
-func AnchorAttention(p Params) Planner { return anchorAttention{p} }
-
 type dense struct{}
 
-func (dense) Name() string    { return "dense" }
-func (dense) Validate() error { return nil }
+func (dense) Name() string       { return "dense" }
+func (dense) Validate() error    { return nil }
+func (dense) Cut(s Shape) []Rows { return cutDense(nil, s, s.First(), s.Keys) }
+func (dense) Plan(g *Group)      { g.Attend(StageDense, Span{0, g.To}) }
 
-type anchorAttention struct{ Params }
-
-func (anchorAttention) Name() string { return "anchor" }
+// cutDense appends the rows [from, to), cut for attention to spans that all heads share. A group of about 1024
+// rows over all its heads is large enough to make a block of keys that has been brought into cache pay, and small
+// enough to leave work for every thread.
+func cutDense(rows []Rows, s Shape, from, to int) []Rows {
+	const rowsInAll = 1024
+	size := max(rowsInAll*s.KVHeads/s.Heads/tileRows, 1) * tileRows
+	for from < to {
+		end := min((from/size+1)*size, to)
+		rows = append(rows, Rows{From: from, To: end})
+		from = end
+	}
+	return rows
+}

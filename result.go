@@ -85,4 +85,30 @@ func (r *Result) StageSeconds() map[string]float64 {
 
 // Merge adds up results of the same method, such as those of a model's layers: times, pairs and audits. Heads are
 // added by number; stripe sets are left out.
-func Merge(results ...*Result) *Result { return nil }
+func Merge(results ...*Result) *Result {
+	sum := &Result{}
+	for _, r := range results {
+		sum.Method, sum.ISA = r.Method, r.ISA
+		sum.Seconds += r.Seconds
+		for s, t := range r.Stages {
+			sum.Stages[s] += t
+		}
+		sum.Pairs += r.Pairs
+		sum.CausalPairs += r.CausalPairs
+		sum.SearchPairs += r.SearchPairs
+		sum.FLOPs += r.FLOPs
+		sum.Stripes += r.Stripes
+		sum.NonFiniteRows += r.NonFiniteRows
+		sum.Audit = append(sum.Audit, r.Audit...)
+		for len(sum.Heads) < len(r.Heads) {
+			sum.Heads = append(sum.Heads, HeadResult{})
+		}
+		for h, head := range r.Heads {
+			sum.Heads[h].Pairs += head.Pairs
+			sum.Heads[h].CausalPairs += head.CausalPairs
+			sum.Heads[h].Stripes += head.Stripes
+		}
+	}
+	sum.summarise()
+	return sum
+}

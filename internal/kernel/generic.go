@@ -7,7 +7,7 @@ import (
 
 var generic = Set{
 	name:   "generic",
-	tiles:  []tile{{4, gemmGeneric(4, 2*Lanes), gemmGeneric(4, Lanes)}, {1, gemmGeneric(1, 2*Lanes), gemmGeneric(1, Lanes)}},
+	tiles:  []tile{{4, gemmGeneric(4), nil}, {1, gemmGeneric(1), nil}},
 	colMax: colMaxGeneric,
 	expSum: expSumGeneric,
 	sel:    selectGeneric,
@@ -15,9 +15,10 @@ var generic = Set{
 	flops:  2 * 8 * 16,
 }
 
-func gemmGeneric(m, n int) tileFunc {
+func gemmGeneric(m int) tileFunc {
+	const n = Lanes
 	return func(k int, a *float32, ars, acs uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool) {
-		var buf [4 * 2 * Lanes]float32
+		var buf [4 * Lanes]float32
 		acc := buf[:m*n]
 		for p := range uintptr(k) {
 			row := unsafe.Slice((*float32)(unsafe.Add(unsafe.Pointer(b), p*ldb)), n)
@@ -42,7 +43,8 @@ func gemmGeneric(m, n int) tileFunc {
 	}
 }
 
-func colMaxGeneric(rows int, x *float32, ld, n int, mx *float32) {
+func colMaxGeneric(rows int, x *float32, step uintptr, n int, mx *float32) {
+	ld := int(step / size)
 	all, top := unsafe.Slice(x, (rows-1)*ld+n), unsafe.Slice(mx, n)
 	for i := range rows {
 		for j, v := range all[i*ld : i*ld+n] {
@@ -76,7 +78,8 @@ func exp2(x float32) float32 {
 	return p * math.Float32frombits(uint32(int32(n)+127)<<23)
 }
 
-func expSumGeneric(rows int, x *float32, ld, n int, m, l *float32) {
+func expSumGeneric(rows int, x *float32, step uintptr, n int, m, l *float32) {
+	ld := int(step / size)
 	all, top, sum := unsafe.Slice(x, (rows-1)*ld+n), unsafe.Slice(m, n), unsafe.Slice(l, n)
 	for i := range rows {
 		row := all[i*ld : i*ld+n]
@@ -88,7 +91,8 @@ func expSumGeneric(rows int, x *float32, ld, n int, m, l *float32) {
 	}
 }
 
-func selectGeneric(rows int, x *float32, ld, n int, top *float32, theta float32, base int32, dst *int32) int {
+func selectGeneric(rows int, x *float32, step uintptr, n int, top *float32, theta float32, base int32, dst *int32) int {
+	ld := int(step / size)
 	all, best, out := unsafe.Slice(x, (rows-1)*ld+n), unsafe.Slice(top, n), unsafe.Slice(dst, rows)
 	kept := 0
 	for i := range rows {

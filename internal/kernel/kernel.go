@@ -23,37 +23,40 @@ const Lanes = 16
 
 // A Set is the kernels of one instruction-set level. All sets compute the same functions, up to rounding.
 type Set struct {
-	name string
-	// tiles holds the matrix-product tiles, tallest first and the last one row tall; wide ones do 2·Lanes
-	// columns and narrow ones Lanes.
-	tiles  []tile
-	colMax func(keys int, s *float32, ld int, n int, mx *float32)
-	expSum func(keys int, s *float32, ld int, n int, m, l *float32)
-	sel    func(keys int, s *float32, ld int, n int, top *float32, theta float32, base int32, dst *int32) int
-	fma    func(rounds int) // 2·peakFlops floating-point operations a round
-	flops  int              // operations in one round of fma
+	name   string
+	tiles  []tile // of the matrix product, tallest first and the last one row tall
+	colMax func(rows int, x *float32, ld uintptr, n int, mx *float32)
+	expSum func(rows int, x *float32, ld uintptr, n int, m, l *float32)
+	sel    func(rows int, x *float32, ld uintptr, n int, top *float32, theta float32, base int32, dst *int32) (kept int)
+	fma    func(rounds int)
+	flops  int // floating-point operations in one round of fma
 }
 
-// A tile computes c[i][j] (+)= Σ_p a[i][p]·b[p][j] for its own number of rows i. Strides are in bytes.
+// A tile computes rows rows of c (+)= a·b at once: narrow does Lanes columns; wide, where there is one, twice as many.
 type tile struct {
 	rows         int
-	wide, narrow tileFunc
+	narrow, wide tileFunc
 }
 
+// A tileFunc computes c[i][j] (+)= Σ_p a[i][p]·b[p][j], p in [0, k), with strides in bytes.
 type tileFunc func(k int, a *float32, ars, acs uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+const size = 4 // bytes in an element
 
 // Name returns the level: generic, avx2 or avx512.
 func (s *Set) Name() string { return s.name }
 
 // Levels returns the sets that this machine can run, the slowest (generic) first.
-func Levels() []*Set { return append([]*Set{&generic}, native()...) }
+func Levels() []*Set { return levels() }
+
+var levels = sync.OnceValue(func() []*Set { return append([]*Set{&generic}, native()...) })
 
 // Default returns the fastest set this machine can run, or the one that ANCHOR_CPU names. The error says what it
 // may name here.
 var Default = sync.OnceValues(func() (*Set, error) { return choose(os.Getenv("ANCHOR_CPU")) })
 
 func choose(level string) (*Set, error) {
-	sets := Levels()
+	sets := levels()
 	if level == "" {
 		return sets[len(sets)-1], nil
 	}
@@ -81,9 +84,8 @@ func (s *Set) Gemm(m, n, k int, a []float32, ars, acs int, b []float32, ldb int,
 	_ = a[(m-1)*ars+(k-1)*acs]
 	_ = b[(k-1)*ldb+n-1]
 	_ = c[(m-1)*ldc+n-1]
-	const size = 4
 	for j := 0; j < n; {
-		wide := n-j >= 2*Lanes
+		wide := n-j >= 2*Lanes && s.tiles[0].wide != nil
 		for i, t := 0, 0; i < m; {
 			for s.tiles[t].rows > m-i {
 				t++
@@ -101,17 +103,22 @@ func (s *Set) Gemm(m, n, k int, a []float32, ars, acs int, b []float32, ldb int,
 	}
 }
 
-// ColMax raises mx[j] to the largest of x[i*ld+j], i in [0, rows), for j in [0, n). A NaN raises nothing.
+// ColMax raises mx[j] to the largest of x[i*ld+j], i in [0, rows), for j in [0, n), n a
+// multiple of Lanes. A NaN raises nothing.
 func (s *Set) ColMax(rows, n int, x []float32, ld int, mx []float32) {
 	if rows == 0 || n == 0 {
 		return
 	}
+	if n%Lanes != 0 {
+		panic(fmt.Sprintf("kernel: ColMax with n = %d", n))
+	}
 	_, _ = x[(rows-1)*ld+n-1], mx[n-1]
-	s.colMax(rows, &x[0], ld, n, &mx[0])
+	s.colMax(rows, &x[0], uintptr(ld)*size, n, &mx[0])
 }
 
 // ExpSum replaces x[i*ld+j] by 2^(x[i*ld+j] − m[j]) and adds it to l[j], for i in [0, rows) and j in [0, n), n a
-// multiple of Lanes. Results below 2^−126 may be 0. It is within 2 ulp, for exponents up to 127.
+// multiple of Lanes. Results below 2^−126 may be 0. It is within 2 ulp, for
+// exponents up to 127.
 func (s *Set) ExpSum(rows, n int, x []float32, ld int, m, l []float32) {
 	if rows == 0 || n == 0 {
 		return
@@ -120,7 +127,7 @@ func (s *Set) ExpSum(rows, n int, x []float32, ld int, m, l []float32) {
 		panic(fmt.Sprintf("kernel: ExpSum with n = %d", n))
 	}
 	_, _, _ = x[(rows-1)*ld+n-1], m[n-1], l[n-1]
-	s.expSum(rows, &x[0], ld, n, &m[0], &l[0])
+	s.expSum(rows, &x[0], uintptr(ld)*size, n, &m[0], &l[0])
 }
 
 // Select appends base+i to dst for every row i in [0, rows) of x in which some column j in [0, n) does not satisfy
@@ -138,7 +145,7 @@ func (s *Set) Select(dst []int32, base int32, rows, n int, x []float32, ld int, 
 		dst = append(dst, make([]int32, rows)...)
 	}
 	dst = dst[:have+rows]
-	kept := s.sel(rows, &x[0], ld, n, &top[0], theta, base, &dst[have])
+	kept := s.sel(rows, &x[0], uintptr(ld)*size, n, &top[0], theta, base, &dst[have])
 	return dst[:have+kept]
 }
 

@@ -1,0 +1,204 @@
+package anchor
+
+import (
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/anchorattention/anchor/internal/kernel"
+)
+
+// check validates options and sequences and returns the sequences' shapes.
+func check(opt Options, seqs []Sequence) ([]Shape, error) {
+	if opt.Planner == nil {
+		return nil, fmt.Errorf("anchor: Options.Planner is nil; want Dense() or AnchorAttention(params), for example")
+	}
+	if err := opt.Planner.Validate(); err != nil {
+		return nil, fmt.Errorf("anchor: %w", err)
+	}
+	if opt.Scale != nil && (math.IsNaN(float64(*opt.Scale)) || math.IsInf(float64(*opt.Scale), 0)) {
+		return nil, fmt.Errorf("anchor: Options.Scale is %v; want a finite number", *opt.Scale)
+	}
+	if opt.Threads < 0 {
+		return nil, fmt.Errorf("anchor: Options.Threads is %d; want ≥ 0", opt.Threads)
+	}
+	if opt.AuditRows < 0 {
+		return nil, fmt.Errorf("anchor: Options.AuditRows is %d; want ≥ 0", opt.AuditRows)
+	}
+	if len(seqs) == 0 {
+		return nil, fmt.Errorf("anchor: no sequences; want at least one")
+	}
+	shapes := make([]Shape, len(seqs))
+	for i := range seqs {
+		var err error
+		if shapes[i], err = seqs[i].shape(); err != nil {
+			return nil, fmt.Errorf("anchor: sequence %d: %w", i, err)
+		}
+		a, b := shapes[0], shapes[i]
+		if a.Heads != b.Heads || a.KVHeads != b.KVHeads || a.Dim != b.Dim {
+			return nil, fmt.Errorf("anchor: sequence %d has %d heads, %d KV heads and dim %d; sequence 0 has %d, %d and %d; want the same",
+				i, b.Heads, b.KVHeads, b.Dim, a.Heads, a.KVHeads, a.Dim)
+		}
+	}
+	return shapes, checkOverlap(seqs)
+}
+
+// shape validates one sequence.
+func (s *Sequence) shape() (Shape, error) {
+	for _, t := range []struct {
+		name   string
+		tensor *Tensor
+	}{{"Q", &s.Q}, {"K", &s.K}, {"V", &s.V}, {"O", &s.O}, {"LSE", &s.LSE}} {
+		if t.name == "LSE" && t.tensor.dtype == 0 {
+			continue
+		}
+		if err := t.tensor.check(); err != nil {
+			return Shape{}, fmt.Errorf("%s %w", t.name, err)
+		}
+	}
+	q, k := &s.Q, &s.K
+	sh := Shape{Heads: q.heads, KVHeads: k.heads, Dim: q.dim, Queries: q.rows, Keys: k.rows, Prompt: s.Prompt}
+	if sh.Prompt == 0 {
+		sh.Prompt = sh.Keys
+	}
+	switch {
+	case q.dim > 256:
+		return sh, fmt.Errorf("Q has dim %d; want 1 … 256", q.dim)
+	case k.dim != q.dim:
+		return sh, fmt.Errorf("K has dim %d; Q has %d; want the same", k.dim, q.dim)
+	case s.V.heads != k.heads || s.V.rows != k.rows || s.V.dim != k.dim:
+		return sh, fmt.Errorf("V has shape %s; want %s, as K", s.V.shape(), k.shape())
+	case q.heads%k.heads != 0:
+		return sh, fmt.Errorf("Q has %d heads and K %d; want a multiple", q.heads, k.heads)
+	case q.rows > k.rows:
+		return sh, fmt.Errorf("Q has %d rows and K %d; want no more queries than keys", q.rows, k.rows)
+	case k.rows > maxPosition:
+		return sh, fmt.Errorf("K has %d rows; want at most %d", k.rows, maxPosition)
+	case s.O.dtype != Float32 || len(s.O.f32) != 1:
+		return sh, fmt.Errorf("O has element type %v in %d pages; want F32 in one", s.O.dtype, len(s.O.f32)+len(s.O.u16))
+	case s.O.heads != q.heads || s.O.rows != q.rows || s.O.dim != q.dim:
+		return sh, fmt.Errorf("O has shape %s; want %s, as Q", s.O.shape(), q.shape())
+	case s.Prompt < 0 || s.Prompt > maxPosition:
+		return sh, fmt.Errorf("Prompt is %d; want 0 (the call ends the prompt) … %d", s.Prompt, maxPosition)
+	}
+	if l := &s.LSE; l.dtype != 0 {
+		switch {
+		case l.dtype != Float32 || len(l.f32) != 1:
+			return sh, fmt.Errorf("LSE has element type %v in %d pages; want F32 in one", l.dtype, len(l.f32)+len(l.u16))
+		case l.heads != q.heads || l.rows != q.rows || l.dim != 1:
+			return sh, fmt.Errorf("LSE has shape %s; want [%d, %d, 1]", l.shape(), q.heads, q.rows)
+		}
+	}
+	return sh, nil
+}
+
+// checkOverlap reports an output that shares memory with any other tensor, or with itself.
+func checkOverlap(seqs []Sequence) error {
+	type named struct {
+		t      *Tensor
+		seq    int
+		name   string
+		bounds []extent // the whole range of each page
+	}
+	var outs, ins []named
+	for i := range seqs {
+		s := &seqs[i]
+		for _, n := range []named{{t: &s.O, seq: i, name: "O"}, {t: &s.LSE, seq: i, name: "LSE"}} {
+			if n.t.dtype != 0 {
+				n.bounds = n.t.bounds()
+				outs = append(outs, n)
+			}
+		}
+		for _, n := range []named{{t: &s.Q, seq: i, name: "Q"}, {t: &s.K, seq: i, name: "K"}, {t: &s.V, seq: i, name: "V"}} {
+			n.bounds = n.t.bounds()
+			ins = append(ins, n)
+		}
+	}
+	for i, o := range outs {
+		if !o.t.apart() && overlap(o.t.extents()) {
+			return fmt.Errorf("anchor: sequence %d: rows of %s overlap one another", o.seq, o.name)
+		}
+		for _, other := range append(outs[i+1:len(outs):len(outs)], ins...) {
+			// Rows are looked at one by one only where whole ranges meet, as in an interleaved batch.
+			if overlap(append(slices.Clone(o.bounds), other.bounds...)) && touch(o.t.extents(), other.t.extents()) {
+				return fmt.Errorf("anchor: sequence %d: %s overlaps %s of sequence %d", o.seq, o.name, other.name, other.seq)
+			}
+		}
+	}
+	return nil
+}
+
+// apart reports whether the strides alone show that no two rows overlap.
+func (t *Tensor) apart() bool {
+	rowsInHead := t.rowStep >= t.dim && t.headStep >= (t.rows-1)*t.rowStep+t.dim
+	headsInRow := t.headStep >= t.dim && t.rowStep >= (t.heads-1)*t.headStep+t.dim
+	return rowsInHead || headsInRow
+}
+
+// bounds returns for each page the memory from its first element in the view to its last.
+func (t *Tensor) bounds() []extent {
+	var all []extent
+	for row := 0; row < t.rows; row += t.pageRows {
+		rows := min(t.pageRows, t.rows-row)
+		view := *t
+		elements, _ := span(t.heads, t.headStep, rows, t.rowStep, t.dim)
+		view.heads, view.rows, view.dim, view.rowStep, view.pageRows = 1, 1, elements, elements, 1
+		page := row / t.pageRows
+		if t.dtype == Float32 {
+			view.f32 = t.f32[page : page+1]
+		} else {
+			view.u16 = t.u16[page : page+1]
+		}
+		all = append(all, view.extents()...)
+	}
+	return all
+}
+
+// overlap sorts extents and reports whether any two share a byte.
+func overlap(all []extent) bool {
+	slices.SortFunc(all, func(a, b extent) int {
+		if a.from < b.from {
+			return -1
+		}
+		if a.from > b.from {
+			return 1
+		}
+		return 0
+	})
+	for i := 1; i < len(all); i++ {
+		if all[i].from < all[i-1].to {
+			return true
+		}
+		all[i].to = max(all[i].to, all[i-1].to)
+	}
+	return false
+}
+
+// touch reports whether any of a shares a byte with any of b.
+func touch(a, b []extent) bool {
+	// Each side's own overlaps, which inputs may have, are joined first.
+	return overlap(append(join(a), join(b)...))
+}
+
+// join merges extents that overlap.
+func join(all []extent) []extent {
+	overlap(all) // sorts, and lets each end where the furthest before it ends
+	var out []extent
+	for _, e := range all {
+		if n := len(out); n > 0 && e.from < out[n-1].to {
+			out[n-1].to = max(out[n-1].to, e.to)
+			continue
+		}
+		out = append(out, e)
+	}
+	return out
+}
+
+// kernels returns the kernel set to use.
+func kernels() (*kernel.Set, error) {
+	set, err := kernel.Default()
+	if err != nil {
+		return nil, fmt.Errorf("anchor: %w", err)
+	}
+	return set, nil
+}

@@ -1,0 +1,383 @@
+package anchor
+
+import (
+	"fmt"
+	"math"
+	"sync/atomic"
+	"time"
+
+	"github.com/anchorattention/anchor/internal/kernel"
+)
+
+const (
+	lanes = kernel.Lanes
+	// tileRows query rows meet blockKeys keys at a time: their scores (16 KiB) and the rows' packed queries stay
+	// in the first-level cache while the keys and values (64 KiB each at dim 128) stream from the second.
+	tileRows  = 32
+	blockKeys = 128
+	// slack is how far, in powers of two, scores may rise above the reference of the exponentials before sums
+	// are rescaled to a new one. 2^8 leaves single precision all the room it needs.
+	slack = 8
+)
+
+var inf = float32(math.Inf(1))
+
+// A Group is a group of query rows, of all query heads that share one KV head, in the middle of an online softmax.
+// A planner's Plan receives it, attends to what it chooses, and must not keep it.
+//
+// Inside, the rows stand head by head, each head's rows padded to whole tiles when heads may go separate ways.
+type Group struct {
+	Shape
+	Rows
+	KVHead int
+
+	firstHead int
+	seq       *Sequence
+	worker    *worker
+	stride    int // rows from one head to the next
+
+	searched int64
+	pairs    []int64   // by head of the group
+	kept     []int64   // number of stripes, likewise
+	stripes  [][]int32 // the stripes themselves, where they are wanted
+}
+
+// A worker is one goroutine's scratch memory, kept for later calls, and its account of time.
+type worker struct {
+	kernels *kernel.Set
+	stop    *atomic.Bool
+	scale   float64 // turns q·k into a logit in powers of two
+
+	// Of the rows of the current group:
+	pos  []int32   // absolute positions
+	q    []float32 // queries, scaled, in tiles of [dim][tileRows]
+	acc  []float32 // sums of weighted values, [rows][dim padded]
+	top  []float32 // largest logit so far
+	base []float32 // reference of the exponentials
+	sum  []float32 // sum of the exponentials
+
+	tile       []float32 // scores of a tile, [blockKeys][tileRows]
+	part       []float32 // its columns' sums
+	kbuf, vbuf []float32 // keys and values that do not lie as the kernels want them
+	row        []float32
+	pool       []float32
+	anchors    []float32
+	scores     []float32
+	stripes    [][]int32
+
+	stage Stage
+	since time.Time
+	spent [numStages]time.Duration
+}
+
+// heads returns the number of query heads in the group.
+func (g *Group) heads() int { return g.Heads / g.KVHeads }
+
+// grow returns a slice of n elements of arbitrary content, kept at *buf for the next time.
+func grow[T any](buf *[]T, n int) []T {
+	if cap(*buf) < n {
+		*buf = make([]T, n)
+	}
+	*buf = (*buf)[:n]
+	return *buf
+}
+
+func padded(n, multiple int) int { return (n + multiple - 1) / multiple * multiple }
+
+func (w *worker) stopped() bool { return w.stop.Load() }
+
+// enter accounts the time since the last call to the stage that was current, and makes s current.
+func (w *worker) enter(s Stage) {
+	now := time.Now()
+	w.spent[w.stage] += now.Sub(w.since)
+	w.stage, w.since = s, now
+}
+
+// load prepares the worker for rows of g that stand at the given positions, the same ones for each head.
+func (w *worker) load(g *Group, positions int, position func(i int) int) {
+	heads, dim := g.heads(), g.Dim
+	g.worker = w
+	g.stride = positions
+	if g.PerHead {
+		g.stride = padded(positions, tileRows)
+	}
+	rows := padded((heads-1)*g.stride+positions, tileRows)
+	pos := grow(&w.pos, rows)
+	q := grow(&w.q, rows*dim)
+	row := grow(&w.row, dim)
+	for i := range rows {
+		// Rows of padding repeat the last one's position and ask nothing.
+		h, r := min(i/g.stride, heads-1), i
+		r = min(i-h*g.stride, positions-1)
+		pos[i] = int32(position(r))
+		if i-h*g.stride < positions {
+			g.seq.Q.read(row, g.firstHead+h, position(r)-g.First())
+		} else {
+			clear(row)
+		}
+		out := q[i/tileRows*tileRows*dim+i%tileRows:]
+		scale := float32(w.scale)
+		for d, x := range row {
+			out[d*tileRows] = x * scale
+		}
+	}
+	clear(grow(&w.acc, rows*padded(dim, lanes)))
+	clear(grow(&w.sum, rows))
+	for i, top, base := 0, grow(&w.top, rows), grow(&w.base, rows); i < rows; i++ {
+		top[i] = -inf
+		base[i] = -math.MaxFloat32
+	}
+	grow(&w.tile, blockKeys*tileRows)
+	grow(&w.part, tileRows)
+}
+
+// keys returns up to n keys from position j on as rows a step apart, and how many: contiguous single-precision keys
+// as they lie, others copied.
+func (w *worker) keys(g *Group, j, n int) (k []float32, step, rows int) {
+	t := &g.seq.K
+	if f32, _, have := t.run(g.KVHead, j); f32 != nil && have >= n {
+		return f32, t.rowStep, n
+	}
+	return w.copyRows(&w.kbuf, g, t, g.Dim, n, func(i int) int { return j + i }), g.Dim, n
+}
+
+// values is keys for values, whose rows must be whole vectors.
+func (w *worker) values(g *Group, j, n int) (v []float32, step int) {
+	t := &g.seq.V
+	if f32, _, have := t.run(g.KVHead, j); f32 != nil && have >= n && g.Dim%lanes == 0 {
+		return f32, t.rowStep
+	}
+	step = padded(g.Dim, lanes)
+	return w.copyRows(&w.vbuf, g, t, step, n, func(i int) int { return j + i }), step
+}
+
+// copyRows gathers n rows of t, zero-padded to step elements, into buf.
+func (w *worker) copyRows(buf *[]float32, g *Group, t *Tensor, step, n int, row func(i int) int) []float32 {
+	out := grow(buf, blockKeys*step)
+	for i := range n {
+		dst := out[i*step : (i+1)*step]
+		t.read(dst[:g.Dim], g.KVHead, row(i))
+		clear(dst[g.Dim:])
+	}
+	return out
+}
+
+// Attend continues the softmax of every row over the keys of the spans up to the row's own position. Time is
+// accounted to the given stage.
+func (g *Group) Attend(stage Stage, spans ...Span) {
+	w := g.worker
+	w.enter(stage)
+	for _, s := range spans {
+		s.To = min(s.To, g.To)
+		if s.From < 0 || s.From > s.To && s.From > g.Keys {
+			panic(fmt.Sprintf("anchor: span [%d, %d) of %d keys", s.From, s.To, g.Keys))
+		}
+		w.attendSpan(g, s, true)
+		for h := range g.pairs {
+			g.pairs[h] += causalPairs(g.From, g.To, s)
+		}
+	}
+}
+
+// causalPairs counts the keys of s that the rows at positions [from, to) see, up to their own position.
+func causalPairs(from, to int, s Span) int64 {
+	// Row p sees min(s.To, p+1) − s.From of them, if positive.
+	n := int64(0)
+	if first, last := max(from, s.From), min(to, s.To); first < last {
+		n += int64(last-first) * int64(first+last+1-2*s.From) / 2
+	}
+	if first := max(from, s.To); first < to && s.To > s.From {
+		n += int64(to-first) * int64(s.To-s.From)
+	}
+	return n
+}
+
+func (w *worker) attendSpan(g *Group, s Span, withValues bool) {
+	for j := s.From; j < s.To && !w.stopped(); {
+		k, kstep, n := w.keys(g, j, min(s.To-j, blockKeys))
+		b := block{n: n, first: int32(j), k: k, kstep: kstep}
+		if withValues {
+			b.v, b.vstep = w.values(g, j, n)
+		}
+		w.attendBlock(g, b, 0, len(w.pos))
+		j += n
+	}
+}
+
+// AttendStripes continues the softmax of every row of one head of the group over single keys, ascending and all
+// before the group's first row. Only groups cut PerHead allow it.
+func (g *Group) AttendStripes(head int, keys []int32) {
+	if !g.PerHead {
+		panic("anchor: AttendStripes on a group that was not cut PerHead")
+	}
+	w := g.worker
+	for done := 0; done < len(keys) && !w.stopped(); {
+		some := keys[done:min(done+blockKeys, len(keys))]
+		w.enter(StageGather)
+		row := func(i int) int { return int(some[i]) }
+		step := padded(g.Dim, lanes)
+		b := block{n: len(some), first: -1, kstep: g.Dim, vstep: step}
+		b.k = w.copyRows(&w.kbuf, g, &g.seq.K, g.Dim, len(some), row)
+		b.v = w.copyRows(&w.vbuf, g, &g.seq.V, step, len(some), row)
+		w.enter(StageSparse)
+		w.attendBlock(g, b, head*g.stride, (head+1)*g.stride)
+		done += len(some)
+	}
+	g.kept[head] += int64(len(keys))
+	g.pairs[head] += int64(len(keys)) * int64(g.To-g.From)
+	if g.stripes != nil {
+		g.stripes[head] = append(g.stripes[head], keys...)
+	}
+}
+
+// A block is up to blockKeys keys and, unless only scores are wanted, their values.
+type block struct {
+	n            int
+	first        int32 // position of the first key, the others follow; −1 when every row sees every key
+	k, v         []float32
+	kstep, vstep int
+}
+
+// attendBlock continues the softmax of the group's rows [from, to), whole tiles, over a block.
+func (w *worker) attendBlock(g *Group, b block, from, to int) {
+	dim, width := g.Dim, padded(g.Dim, lanes)
+	checked, finite := false, false
+	for r := from; r < to; r += tileRows {
+		pos := w.pos[r : r+tileRows]
+		n, masked := b.n, false
+		if b.first >= 0 {
+			lo, hi := pos[0], pos[0]
+			for _, p := range pos[1:] {
+				lo, hi = min(lo, p), max(hi, p)
+			}
+			if n = min(n, int(hi-b.first)+1); n <= 0 {
+				continue
+			}
+			masked = int(lo-b.first)+1 < n
+		}
+		w.kernels.Gemm(n, tileRows, dim, b.k, b.kstep, 1, w.q[r*dim:], tileRows, w.tile, tileRows, false)
+		if masked {
+			for i, p := range pos {
+				for j := max(int(p-b.first)+1, 0); j < n; j++ {
+					w.tile[j*tileRows+i] = -inf
+				}
+			}
+		}
+		top, base, sum := w.top[r:r+tileRows], w.base[r:r+tileRows], w.sum[r:r+tileRows]
+		w.kernels.ColMax(n, tileRows, w.tile, tileRows, top)
+		for i, t := range top {
+			if t == inf && hasNaN(sum[i], base[i], w.tile[i:], n) {
+				top[i] = float32(math.NaN())
+			}
+			if t > base[i]+slack {
+				w.rescale(r+i, t, width)
+			}
+		}
+		// A sum over few keys first, so that long sums lose no digits.
+		clear(w.part)
+		w.kernels.ExpSum(n, tileRows, w.tile, tileRows, base, w.part)
+		for i, x := range w.part {
+			sum[i] += x
+		}
+		if b.v == nil {
+			continue
+		}
+		if masked && !checked {
+			checked, finite = true, allFinite(b.v, b.vstep, b.n, dim)
+		}
+		if masked && !finite {
+			// A weight of zero would turn the infinite value of a key that the row does not see into NaN.
+			for i, p := range pos {
+				if seen := min(n, int(p-b.first)+1); seen > 0 {
+					w.kernels.Gemm(1, width, seen, w.tile[i:], 1, tileRows, b.v, b.vstep, w.acc[(r+i)*width:], width, true)
+				}
+			}
+			continue
+		}
+		w.kernels.Gemm(tileRows, width, n, w.tile, 1, tileRows, b.v, b.vstep, w.acc[r*width:], width, true)
+	}
+}
+
+// rescale moves the reference of row i's exponentials to top.
+func (w *worker) rescale(i int, top float32, width int) {
+	old := w.base[i]
+	w.base[i] = top
+	if old == -math.MaxFloat32 {
+		return // nothing but zeros so far
+	}
+	f := float32(math.Exp2(float64(old) - float64(top)))
+	w.sum[i] *= f
+	for d, acc := 0, w.acc[i*width:]; d < width; d++ {
+		acc[d] *= f
+	}
+}
+
+// hasNaN tells whether a row with an infinite logit has met a NaN too, in the sum of earlier blocks or in the n
+// scores of this one: the maximum that the kernels keep passes over a NaN, and the sum is one in either case.
+func hasNaN(sum, base float32, scores []float32, n int) bool {
+	if sum != sum && base != inf {
+		return true
+	}
+	for j := range n {
+		if s := scores[j*tileRows]; s != s {
+			return true
+		}
+	}
+	return false
+}
+
+// allFinite reports whether n rows of v hold no NaN and no infinity.
+func allFinite(v []float32, step, n, dim int) bool {
+	for i := range n {
+		var bad float32
+		for _, x := range v[i*step : i*step+dim] {
+			bad += x * 0
+		}
+		if bad != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// rowMax returns a row's largest logit so far, in powers of two, NaN when one of them is.
+func (g *Group) rowMax(head, position int) float32 {
+	w := g.worker
+	i := head*g.stride + position - g.From
+	if s := w.sum[i]; s != s && w.top[i] != inf {
+		return float32(math.NaN())
+	}
+	return w.top[i]
+}
+
+// finish divides, writes the group's outputs and returns how many rows are not finite.
+func (g *Group) finish() (notFinite int64) {
+	w, width := g.worker, padded(g.Dim, lanes)
+	for h := range g.heads() {
+		for p := g.From; p < g.To; p++ {
+			i := h*g.stride + p - g.From
+			head, row := g.firstHead+h, p-g.First()
+			out, _, _ := g.seq.O.run(head, row)
+			acc, sum := w.acc[i*width:], w.sum[i]
+			var bad float32
+			for d := range out[:g.Dim] {
+				x := acc[d] / sum
+				out[d] = x
+				bad += x * 0
+			}
+			if bad != 0 {
+				notFinite++
+			}
+			if g.seq.LSE.dtype != 0 {
+				lse, _, _ := g.seq.LSE.run(head, row)
+				lse[0] = w.lse(i)
+			}
+		}
+	}
+	return notFinite
+}
+
+// lse returns the log-sum-exp of row i in nats.
+func (w *worker) lse(i int) float32 {
+	return float32((float64(w.base[i]) + math.Log2(float64(w.sum[i]))) * math.Ln2)
+}
