@@ -108,6 +108,7 @@ type run struct {
 
 	mu         sync.Mutex // guards done and the call of opt.Progress
 	done, work float64
+	auditCost  float64 // its part in work
 }
 
 // A unit is the piece of work that one goroutine does at a time: a group of rows and one KV head.
@@ -135,9 +136,10 @@ func (r *run) cut() {
 	}
 	slices.SortStableFunc(r.units, func(a, b unit) int { return cmp.Compare(b.cost, a.cost) })
 	r.threads = min(parallel.Threads(r.opt.Threads), len(r.units))
-	for _, s := range r.shapes { // see audit
-		r.work += float64(min(r.opt.AuditRows, s.Queries) * s.KVHeads * s.Keys / 2)
+	for _, s := range r.shapes {
+		r.auditCost += float64(min(r.opt.AuditRows, s.Queries) * s.KVHeads * s.Keys / 2)
 	}
+	r.work += r.auditCost
 }
 
 // advance reports progress.

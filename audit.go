@@ -60,7 +60,7 @@ func (r *run) audit(res *Result) {
 				found[n] = append(found[n], AuditedRow{Sequence: p.seq, Head: head, Position: s.First() + row, Recall: recall})
 			}
 		}
-		r.advance(float64(len(p.rows) * last / 2))
+		r.advance(r.auditCost / float64(len(pieces)))
 	})
 	res.Audit = slices.Concat(found...)
 	slices.SortFunc(res.Audit, func(a, b AuditedRow) int {
