@@ -7,7 +7,7 @@ import (
 
 var generic = Set{
 	name:   "generic",
-	tiles:  []tile{{4, gemmGeneric(4), nil}, {1, gemmGeneric(1), nil}},
+	tiles:  []tile{{rows: 4, narrow: gemmGeneric(4)}, {rows: 1, narrow: gemmGeneric(1)}},
 	colMax: colMaxGeneric,
 	expSum: expSumGeneric,
 	sel:    selectGeneric,
@@ -15,30 +15,38 @@ var generic = Set{
 	flops:  2 * 8 * 16,
 }
 
-func gemmGeneric(m int) tileFunc {
-	const n = Lanes
-	return func(k int, a *float32, ars, acs uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool) {
-		var buf [4 * Lanes]float32
-		acc := buf[:m*n]
-		for p := range uintptr(k) {
-			row := unsafe.Slice((*float32)(unsafe.Add(unsafe.Pointer(b), p*ldb)), n)
-			for i := range m {
-				x := *(*float32)(unsafe.Add(unsafe.Pointer(a), uintptr(i)*ars+p*acs))
-				sum := acc[i*n : (i+1)*n : (i+1)*n]
-				for j, y := range row {
-					sum[j] += x * y
-				}
+func gemmGeneric(m int) layouts {
+	return layouts{
+		rows: func(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool) {
+			gemmTile(m, k, a, lda, size, b, ldb, c, ldc, add)
+		},
+		cols: func(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool) {
+			gemmTile(m, k, a, size, lda, b, ldb, c, ldc, add)
+		},
+	}
+}
+
+func gemmTile(m, k int, a *float32, ars, acs uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool) {
+	var buf [4 * Lanes]float32
+	acc := buf[:m*Lanes]
+	for p := range uintptr(k) {
+		row := unsafe.Slice((*float32)(unsafe.Add(unsafe.Pointer(b), p*ldb)), Lanes)
+		for i := range m {
+			x := *(*float32)(unsafe.Add(unsafe.Pointer(a), uintptr(i)*ars+p*acs))
+			sum := acc[i*Lanes : (i+1)*Lanes : (i+1)*Lanes]
+			for j, y := range row {
+				sum[j] += x * y
 			}
 		}
-		for i := range m {
-			out := unsafe.Slice((*float32)(unsafe.Add(unsafe.Pointer(c), uintptr(i)*ldc)), n)
-			if add {
-				for j, x := range acc[i*n : (i+1)*n] {
-					out[j] += x
-				}
-			} else {
-				copy(out, acc[i*n:(i+1)*n])
+	}
+	for i := range m {
+		out := unsafe.Slice((*float32)(unsafe.Add(unsafe.Pointer(c), uintptr(i)*ldc)), Lanes)
+		if add {
+			for j, x := range acc[i*Lanes : (i+1)*Lanes] {
+				out[j] += x
 			}
+		} else {
+			copy(out, acc[i*Lanes:(i+1)*Lanes])
 		}
 	}
 }

@@ -32,14 +32,19 @@ type Set struct {
 	flops  int // floating-point operations in one round of fma
 }
 
-// A tile computes rows rows of c (+)= a·b at once: narrow does Lanes columns; wide, where there is one, twice as many.
+// A tile computes some rows of c (+)= a·b at once, for either layout of a: narrow does Lanes columns; wide, where
+// there is one, twice as many.
 type tile struct {
 	rows         int
-	narrow, wide tileFunc
+	narrow, wide layouts
 }
 
-// A tileFunc computes c[i][j] (+)= Σ_p a[i][p]·b[p][j], p in [0, k), with strides in bytes.
-type tileFunc func(k int, a *float32, ars, acs uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+// layouts holds a tile for an a whose rows are contiguous and one for an a whose columns are.
+type layouts struct{ rows, cols tileFunc }
+
+// A tileFunc computes c[i][j] (+)= Σ_p a[i][p]·b[p][j], p in [0, k). Strides are in bytes; lda is that of a's rows or
+// of its columns.
+type tileFunc func(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 const size = 4 // bytes in an element
 
@@ -71,30 +76,38 @@ func choose(level string) (*Set, error) {
 }
 
 // Gemm computes the m×n matrix c = a·b, or c += a·b when add is set: c[i*ldc+j] over a[i*ars+p*acs] and
-// b[p*ldb+j], p in [0, k). n is a multiple of Lanes. Sums run over p in ascending order for every element, so a
-// result does not depend on how the rows were cut into calls.
+// b[p*ldb+j], p in [0, k). n is a multiple of Lanes, and a lies by rows (acs = 1) or by columns (ars = 1). Sums run
+// over p in ascending order for every element, so a result does not depend on how the rows were cut into calls.
 func (s *Set) Gemm(m, n, k int, a []float32, ars, acs int, b []float32, ldb int, c []float32, ldc int, add bool) {
 	if m == 0 || n == 0 {
 		return
 	}
-	if k == 0 || n%Lanes != 0 {
-		panic(fmt.Sprintf("kernel: Gemm with k = %d, n = %d", k, n))
+	byRows, lda := true, ars
+	if acs != 1 {
+		byRows, lda = false, acs
+	}
+	if k == 0 || n%Lanes != 0 || acs != 1 && ars != 1 {
+		panic(fmt.Sprintf("kernel: Gemm with k = %d, n = %d, strides %d and %d of a", k, n, ars, acs))
 	}
 	// The assembly does not check bounds; these do.
 	_ = a[(m-1)*ars+(k-1)*acs]
 	_ = b[(k-1)*ldb+n-1]
 	_ = c[(m-1)*ldc+n-1]
 	for j := 0; j < n; {
-		wide := n-j >= 2*Lanes && s.tiles[0].wide != nil
+		wide := n-j >= 2*Lanes && s.tiles[0].wide.rows != nil
 		for i, t := 0, 0; i < m; {
 			for s.tiles[t].rows > m-i {
 				t++
 			}
-			f := s.tiles[t].narrow
+			tile := &s.tiles[t].narrow
 			if wide {
-				f = s.tiles[t].wide
+				tile = &s.tiles[t].wide
 			}
-			f(k, &a[i*ars], uintptr(ars)*size, uintptr(acs)*size, &b[j], uintptr(ldb)*size, &c[i*ldc+j], uintptr(ldc)*size, add)
+			f := tile.cols
+			if byRows {
+				f = tile.rows
+			}
+			f(k, &a[i*ars], uintptr(lda)*size, &b[j], uintptr(ldb)*size, &c[i*ldc+j], uintptr(ldc)*size, add)
 			i += s.tiles[t].rows
 		}
 		if j += Lanes; wide {

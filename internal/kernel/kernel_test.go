@@ -85,14 +85,15 @@ func TestBounds(t *testing.T) {
 	forLevels(t, func(t *testing.T, s *Set) {
 		x := make([]float32, 64)
 		for name, f := range map[string]func(){
-			"a":      func() { s.Gemm(4, 16, 1, x[:3], 1, 1, x, 16, x, 16, false) },
-			"b":      func() { s.Gemm(1, 16, 2, x, 1, 1, x[:31], 16, x, 16, false) },
-			"c":      func() { s.Gemm(2, 16, 1, x, 1, 1, x, 16, x[:31], 16, false) },
-			"n":      func() { s.Gemm(1, 8, 1, x, 1, 1, x, 16, x, 16, false) },
-			"k":      func() { s.Gemm(1, 16, 0, x, 1, 1, x, 16, x, 16, false) },
-			"colmax": func() { s.ColMax(2, 16, x[:31], 16, x) },
-			"expsum": func() { s.ExpSum(1, 16, x, 16, x, x[:15]) },
-			"select": func() { s.Select(nil, 0, 1, 8, x, 16, x, 0) },
+			"a":            func() { s.Gemm(4, 16, 1, x[:3], 1, 1, x, 16, x, 16, false) },
+			"b":            func() { s.Gemm(1, 16, 2, x, 1, 1, x[:31], 16, x, 16, false) },
+			"c":            func() { s.Gemm(2, 16, 1, x, 1, 1, x, 16, x[:31], 16, false) },
+			"n":            func() { s.Gemm(1, 8, 1, x, 1, 1, x, 16, x, 16, false) },
+			"k":            func() { s.Gemm(1, 16, 0, x, 1, 1, x, 16, x, 16, false) },
+			"a by neither": func() { s.Gemm(2, 16, 2, x, 2, 4, x, 16, x, 16, false) },
+			"colmax":       func() { s.ColMax(2, 16, x[:31], 16, x) },
+			"expsum":       func() { s.ExpSum(1, 16, x, 16, x, x[:15]) },
+			"select":       func() { s.Select(nil, 0, 1, 8, x, 16, x, 0) },
 		} {
 			func() {
 				defer func() {

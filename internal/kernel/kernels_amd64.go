@@ -5,16 +5,28 @@
 package kernel
 
 //go:noescape
-func gemm6x16AVX2(k int, a *float32, ars, acs uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+func gemm6x16RowsAVX2(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
-func gemm4x16AVX2(k int, a *float32, ars, acs uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+func gemm6x16ColsAVX2(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
-func gemm2x16AVX2(k int, a *float32, ars, acs uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+func gemm4x16RowsAVX2(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
-func gemm1x16AVX2(k int, a *float32, ars, acs uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+func gemm4x16ColsAVX2(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func gemm2x16RowsAVX2(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func gemm2x16ColsAVX2(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func gemm1x16RowsAVX2(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func gemm1x16ColsAVX2(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
 func colMaxAVX2(rows int, x *float32, ld uintptr, n int, mx *float32)
@@ -29,34 +41,64 @@ func selectAVX2(rows int, x *float32, ld uintptr, n int, top *float32, theta flo
 func fmaAVX2(rounds int)
 
 //go:noescape
-func gemm12x32AVX512(k int, a *float32, ars, acs uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+func gemm12x32RowsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
-func gemm8x32AVX512(k int, a *float32, ars, acs uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+func gemm12x32ColsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
-func gemm4x32AVX512(k int, a *float32, ars, acs uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+func gemm8x32RowsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
-func gemm2x32AVX512(k int, a *float32, ars, acs uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+func gemm8x32ColsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
-func gemm1x32AVX512(k int, a *float32, ars, acs uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+func gemm4x32RowsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
-func gemm12x16AVX512(k int, a *float32, ars, acs uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+func gemm4x32ColsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
-func gemm8x16AVX512(k int, a *float32, ars, acs uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+func gemm2x32RowsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
-func gemm4x16AVX512(k int, a *float32, ars, acs uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+func gemm2x32ColsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
-func gemm2x16AVX512(k int, a *float32, ars, acs uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+func gemm1x32RowsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
-func gemm1x16AVX512(k int, a *float32, ars, acs uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+func gemm1x32ColsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func gemm12x16RowsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func gemm12x16ColsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func gemm8x16RowsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func gemm8x16ColsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func gemm4x16RowsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func gemm4x16ColsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func gemm2x16RowsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func gemm2x16ColsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func gemm1x16RowsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func gemm1x16ColsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
 func colMaxAVX512(rows int, x *float32, ld uintptr, n int, mx *float32)

@@ -15,7 +15,10 @@ func native() []*Set {
 	sets = append(sets, &Set{
 		name: "avx2",
 		tiles: []tile{
-			{6, gemm6x16AVX2, nil}, {4, gemm4x16AVX2, nil}, {2, gemm2x16AVX2, nil}, {1, gemm1x16AVX2, nil},
+			{rows: 6, narrow: layouts{gemm6x16RowsAVX2, gemm6x16ColsAVX2}},
+			{rows: 4, narrow: layouts{gemm4x16RowsAVX2, gemm4x16ColsAVX2}},
+			{rows: 2, narrow: layouts{gemm2x16RowsAVX2, gemm2x16ColsAVX2}},
+			{rows: 1, narrow: layouts{gemm1x16RowsAVX2, gemm1x16ColsAVX2}},
 		},
 		colMax: colMaxAVX2, expSum: expSumAVX2, sel: selectAVX2,
 		fma: fmaAVX2, flops: 2 * 8 * 48,
@@ -24,8 +27,11 @@ func native() []*Set {
 		sets = append(sets, &Set{
 			name: "avx512",
 			tiles: []tile{
-				{12, gemm12x16AVX512, gemm12x32AVX512}, {8, gemm8x16AVX512, gemm8x32AVX512}, {4, gemm4x16AVX512, gemm4x32AVX512},
-				{2, gemm2x16AVX512, gemm2x32AVX512}, {1, gemm1x16AVX512, gemm1x32AVX512},
+				{12, layouts{gemm12x16RowsAVX512, gemm12x16ColsAVX512}, layouts{gemm12x32RowsAVX512, gemm12x32ColsAVX512}},
+				{8, layouts{gemm8x16RowsAVX512, gemm8x16ColsAVX512}, layouts{gemm8x32RowsAVX512, gemm8x32ColsAVX512}},
+				{4, layouts{gemm4x16RowsAVX512, gemm4x16ColsAVX512}, layouts{gemm4x32RowsAVX512, gemm4x32ColsAVX512}},
+				{2, layouts{gemm2x16RowsAVX512, gemm2x16ColsAVX512}, layouts{gemm2x32RowsAVX512, gemm2x32ColsAVX512}},
+				{1, layouts{gemm1x16RowsAVX512, gemm1x16ColsAVX512}, layouts{gemm1x32RowsAVX512, gemm1x32ColsAVX512}},
 			},
 			colMax: colMaxAVX512, expSum: expSumAVX512, sel: selectAVX512,
 			fma: fmaAVX512, flops: 2 * 16 * 48,

@@ -58,7 +58,8 @@ func main() {
 		p := &printer{isa: isa}
 		for _, vecs := range isa.vecs {
 			for _, rows := range isa.tall {
-				p.gemm(rows, vecs)
+				p.gemm(rows, vecs, "Rows")
+				p.gemm(rows, vecs, "Cols")
 			}
 		}
 		p.colMax()
@@ -75,53 +76,78 @@ func main() {
 	}
 }
 
-// gemm prints a tile of rows × vecs vectors. Rows of a are addressed from a base for every three rows, so that both
-// strides of a are free: keys lie by rows, weights by columns.
-func (p *printer) gemm(rows, vecs int) {
-	name := fmt.Sprintf("gemm%dx%d%s", rows, vecs*p.lanes, p.name)
-	p.text(name, "k int, a *float32, ars, acs uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool", 65)
-	bases := []string{"R8", "BX", "CX", "DX"}[:(rows+2)/3]
-	p.f("\tMOVQ k+0(FP), AX\n\tMOVQ a+8(FP), R8\n\tMOVQ ars+16(FP), R9\n\tMOVQ acs+24(FP), R10")
-	p.f("\tMOVQ b+32(FP), R11\n\tMOVQ ldb+40(FP), R12\n\tMOVQ c+48(FP), R13\n\tMOVQ ldc+56(FP), SI\n\tMOVBLZX add+64(FP), DI")
-	for i := 1; i < len(bases); i++ {
-		p.f("\tLEAQ (%s)(R9*2), %s\n\tADDQ R9, %s", bases[i-1], bases[i], bases[i])
-	}
+// gemm prints a tile of rows × vecs vectors. The loop is unrolled so that few scalar additions compete with the
+// multiply-adds for their ports; one layout of a each keeps every address within a base, an index and a constant.
+func (p *printer) gemm(rows, vecs int, layout string) {
+	const unroll = 4
+	p.text(fmt.Sprintf("gemm%dx%d%s%s", rows, vecs*p.lanes, layout, p.name),
+		"k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool", 57)
+	p.f("\tMOVQ k+0(FP), AX\n\tMOVQ a+8(FP), R8\n\tMOVQ lda+16(FP), R9\n\tMOVQ b+24(FP), R11\n\tMOVQ ldb+32(FP), R12")
+	p.f("\tMOVQ c+40(FP), R13\n\tMOVQ ldc+48(FP), SI\n\tMOVBLZX add+56(FP), DI\n\tLEAQ (R12)(R12*2), R10")
+
+	// step prints the multiply-adds of the u-th of the next k's.
 	acc := func(i, j int) string { return p.v(i*vecs + j) }
+	free := rows * vecs // first register after the accumulators
+	nth := func(base, stride, triple string, u int) string {
+		return []string{fmt.Sprintf("(%s)", base), fmt.Sprintf("(%s)(%s*1)", base, stride), fmt.Sprintf("(%s)(%s*2)", base, stride), fmt.Sprintf("(%s)(%s*1)", base, triple)}[u]
+	}
+	var at func(i, u int) string // address of a[i][u]
+	var advance func(n int)
+	switch layout {
+	case "Rows": // a base for every three rows
+		bases := []string{"R8", "BX", "CX", "DX"}[:(rows+2)/3]
+		for i := 1; i < len(bases); i++ {
+			p.f("\tLEAQ (%s)(R9*2), %s\n\tADDQ R9, %s", bases[i-1], bases[i], bases[i])
+		}
+		at = func(i, u int) string { return fmt.Sprint(4*u) + nth(bases[i/3], "R9", "", i%3) }
+		advance = func(n int) {
+			for _, base := range bases {
+				p.f("\tADDQ $%d, %s", 4*n, base)
+			}
+		}
+	case "Cols":
+		p.f("\tLEAQ (R9)(R9*2), BX")
+		at = func(i, u int) string { return fmt.Sprint(4*i) + nth("R8", "R9", "BX", u) }
+		advance = func(n int) { p.f("\tLEAQ (R8)(R9*%d), R8", n) }
+	}
+	step := func(u int) {
+		for j := range vecs {
+			p.f("\tVMOVUPS %d%s, %s", j*p.lanes*4, nth("R11", "R12", "R10", u), p.v(free+j))
+		}
+		for i := range rows {
+			x := p.v(free + vecs + i%2)
+			p.f("\tVBROADCASTSS %s, %s", at(i, u), x)
+			for j := range vecs {
+				p.f("\tVFMADD231PS %s, %s, %s", p.v(free+j), x, acc(i, j))
+			}
+		}
+	}
+
 	for i := range rows {
 		for j := range vecs {
 			p.f("\tVXORPS %[1]s, %[1]s, %[1]s", acc(i, j))
 		}
 	}
-	free := rows * vecs // first register after the accumulators
-	b := func(j int) string { return p.v(free + j) }
-	p.f("\nloop:")
-	for j := range vecs {
-		p.f("\tVMOVUPS %d(R11), %s", j*p.lanes*4, b(j))
+	p.f("\tSUBQ $%d, AX\n\tJLT few\n\nloop:", unroll)
+	for u := range unroll {
+		step(u)
 	}
-	for i := range rows {
-		x := p.v(free + vecs + i%2)
-		at := fmt.Sprintf("(%s)", bases[i/3])
-		if i%3 > 0 {
-			at += fmt.Sprintf("(R9*%d)", i%3)
-		}
-		p.f("\tVBROADCASTSS %s, %s", at, x)
-		for j := range vecs {
-			p.f("\tVFMADD231PS %s, %s, %s", b(j), x, acc(i, j))
-		}
-	}
-	for _, base := range bases {
-		p.f("\tADDQ R10, %s", base)
-	}
-	p.f("\tADDQ R12, R11\n\tDECQ AX\n\tJNZ loop\n")
+	advance(unroll)
+	p.f("\tLEAQ (R11)(R12*%d), R11\n\tSUBQ $%d, AX\n\tJGE loop", unroll, unroll)
+	p.f("\nfew:\n\tADDQ $%d, AX\n\tJZ done\n\none:", unroll)
+	step(0)
+	advance(1)
+	p.f("\tADDQ R12, R11\n\tDECQ AX\n\tJNZ one\n\ndone:")
+
 	p.f("\tTESTL DI, DI\n\tJZ store")
 	store := func(add bool) {
 		for i := range rows {
 			for j := range vecs {
-				at := fmt.Sprintf("%d(R13)", j*p.lanes*4)
+				to := fmt.Sprintf("%d(R13)", j*p.lanes*4)
 				if add {
-					p.f("\tVADDPS %s, %s, %s", at, acc(i, j), acc(i, j))
+					p.f("\tVADDPS %s, %s, %s", to, acc(i, j), acc(i, j))
 				}
-				p.f("\tVMOVUPS %s, %s", acc(i, j), at)
+				p.f("\tVMOVUPS %s, %s", acc(i, j), to)
 			}
 			if i < rows-1 {
 				p.f("\tADDQ SI, R13")
