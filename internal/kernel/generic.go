@@ -7,7 +7,7 @@ import (
 
 var generic = Set{
 	name:   "generic",
-	tiles:  []tile{{rows: 4, narrow: gemmGeneric(4)}, {rows: 1, narrow: gemmGeneric(1)}},
+	tiles:  []tiles{{Lanes, []tile{gemmGeneric(4), gemmGeneric(1)}}},
 	colMax: colMaxGeneric,
 	expSum: expSumGeneric,
 	sel:    selectGeneric,
@@ -15,12 +15,13 @@ var generic = Set{
 	flops:  2 * 8 * 16,
 }
 
-func gemmGeneric(m int) layouts {
-	return layouts{
-		rows: func(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool) {
+func gemmGeneric(m int) tile {
+	return tile{
+		rows: m,
+		byRows: func(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool) {
 			gemmTile(m, k, a, lda, size, b, ldb, c, ldc, add)
 		},
-		cols: func(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool) {
+		byCols: func(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool) {
 			gemmTile(m, k, a, size, lda, b, ldb, c, ldc, add)
 		},
 	}

@@ -24,7 +24,7 @@ const Lanes = 16
 // A Set is the kernels of one instruction-set level. All sets compute the same functions, up to rounding.
 type Set struct {
 	name   string
-	tiles  []tile // of the matrix product, tallest first and the last one row tall
+	tiles  []tiles // of the matrix product, widest first and the last Lanes wide
 	colMax func(rows int, x *float32, ld uintptr, n int, mx *float32)
 	expSum func(rows int, x *float32, ld uintptr, n int, m, l *float32)
 	sel    func(rows int, x *float32, ld uintptr, n int, top *float32, theta float32, base int32, dst *int32) (kept int)
@@ -32,15 +32,17 @@ type Set struct {
 	flops  int // floating-point operations in one round of fma
 }
 
-// A tile computes some rows of c (+)= a·b at once, for either layout of a: narrow does Lanes columns; wide, where
-// there is one, twice as many.
-type tile struct {
-	rows         int
-	narrow, wide layouts
+// tiles are the matrix-product tiles of one width, tallest first and the last one row tall.
+type tiles struct {
+	cols    int
+	heights []tile
 }
 
-// layouts holds a tile for an a whose rows are contiguous and one for an a whose columns are.
-type layouts struct{ rows, cols tileFunc }
+// A tile computes some rows of c (+)= a·b at once, for an a whose rows are contiguous and one whose columns are.
+type tile struct {
+	rows           int
+	byRows, byCols tileFunc
+}
 
 // A tileFunc computes c[i][j] (+)= Σ_p a[i][p]·b[p][j], p in [0, k). Strides are in bytes; lda is that of a's rows or
 // of its columns.
@@ -93,26 +95,23 @@ func (s *Set) Gemm(m, n, k int, a []float32, ars, acs int, b []float32, ldb int,
 	_ = a[(m-1)*ars+(k-1)*acs]
 	_ = b[(k-1)*ldb+n-1]
 	_ = c[(m-1)*ldc+n-1]
-	for j := 0; j < n; {
-		wide := n-j >= 2*Lanes && s.tiles[0].wide.rows != nil
+	for j, w := 0, 0; j < n; {
+		for s.tiles[w].cols > n-j {
+			w++
+		}
+		heights := s.tiles[w].heights
 		for i, t := 0, 0; i < m; {
-			for s.tiles[t].rows > m-i {
+			for heights[t].rows > m-i || m-i == 8 && heights[t].rows == 6 { // 4 + 4 is faster than 6 + 2
 				t++
 			}
-			tile := &s.tiles[t].narrow
-			if wide {
-				tile = &s.tiles[t].wide
-			}
-			f := tile.cols
+			f := heights[t].byCols
 			if byRows {
-				f = tile.rows
+				f = heights[t].byRows
 			}
 			f(k, &a[i*ars], uintptr(lda)*size, &b[j], uintptr(ldb)*size, &c[i*ldc+j], uintptr(ldc)*size, add)
-			i += s.tiles[t].rows
+			i += heights[t].rows
 		}
-		if j += Lanes; wide {
-			j += Lanes
-		}
+		j += s.tiles[w].cols
 	}
 }
 

@@ -29,7 +29,7 @@ func TestGemm(t *testing.T) {
 	forLevels(t, func(t *testing.T, s *Set) {
 		r := rand.New(rand.NewPCG(1, 2))
 		for _, m := range []int{0, 1, 2, 3, 4, 5, 6, 7, 11, 12, 13, 25, 32} {
-			for _, n := range []int{16, 32, 48, 80} {
+			for _, n := range []int{16, 32, 48, 80, 112} {
 				for _, k := range []int{1, 2, 7, 64, 129} {
 					for _, byColumn := range []bool{false, true} {
 						for _, add := range []bool{false, true} {

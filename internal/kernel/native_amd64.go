@@ -14,24 +14,39 @@ func native() []*Set {
 	}
 	sets = append(sets, &Set{
 		name: "avx2",
-		tiles: []tile{
-			{rows: 6, narrow: layouts{gemm6x16RowsAVX2, gemm6x16ColsAVX2}},
-			{rows: 4, narrow: layouts{gemm4x16RowsAVX2, gemm4x16ColsAVX2}},
-			{rows: 2, narrow: layouts{gemm2x16RowsAVX2, gemm2x16ColsAVX2}},
-			{rows: 1, narrow: layouts{gemm1x16RowsAVX2, gemm1x16ColsAVX2}},
-		},
+		tiles: []tiles{{16, []tile{
+			{6, gemm6x16RowsAVX2, gemm6x16ColsAVX2},
+			{4, gemm4x16RowsAVX2, gemm4x16ColsAVX2},
+			{2, gemm2x16RowsAVX2, gemm2x16ColsAVX2},
+			{1, gemm1x16RowsAVX2, gemm1x16ColsAVX2},
+		}}},
 		colMax: colMaxAVX2, expSum: expSumAVX2, sel: selectAVX2,
 		fma: fmaAVX2, flops: 2 * 8 * 48,
 	})
 	if cpu.X86.HasAVX512F && cpu.X86.HasAVX512DQ && cpu.X86.HasAVX512BW && cpu.X86.HasAVX512VL {
 		sets = append(sets, &Set{
 			name: "avx512",
-			tiles: []tile{
-				{12, layouts{gemm12x16RowsAVX512, gemm12x16ColsAVX512}, layouts{gemm12x32RowsAVX512, gemm12x32ColsAVX512}},
-				{8, layouts{gemm8x16RowsAVX512, gemm8x16ColsAVX512}, layouts{gemm8x32RowsAVX512, gemm8x32ColsAVX512}},
-				{4, layouts{gemm4x16RowsAVX512, gemm4x16ColsAVX512}, layouts{gemm4x32RowsAVX512, gemm4x32ColsAVX512}},
-				{2, layouts{gemm2x16RowsAVX512, gemm2x16ColsAVX512}, layouts{gemm2x32RowsAVX512, gemm2x32ColsAVX512}},
-				{1, layouts{gemm1x16RowsAVX512, gemm1x16ColsAVX512}, layouts{gemm1x32RowsAVX512, gemm1x32ColsAVX512}},
+			tiles: []tiles{
+				{64, []tile{
+					{6, gemm6x64RowsAVX512, gemm6x64ColsAVX512},
+					{4, gemm4x64RowsAVX512, gemm4x64ColsAVX512},
+					{2, gemm2x64RowsAVX512, gemm2x64ColsAVX512},
+					{1, gemm1x64RowsAVX512, gemm1x64ColsAVX512},
+				}},
+				{32, []tile{
+					{12, gemm12x32RowsAVX512, gemm12x32ColsAVX512},
+					{8, gemm8x32RowsAVX512, gemm8x32ColsAVX512},
+					{4, gemm4x32RowsAVX512, gemm4x32ColsAVX512},
+					{2, gemm2x32RowsAVX512, gemm2x32ColsAVX512},
+					{1, gemm1x32RowsAVX512, gemm1x32ColsAVX512},
+				}},
+				{16, []tile{
+					{12, gemm12x16RowsAVX512, gemm12x16ColsAVX512},
+					{8, gemm8x16RowsAVX512, gemm8x16ColsAVX512},
+					{4, gemm4x16RowsAVX512, gemm4x16ColsAVX512},
+					{2, gemm2x16RowsAVX512, gemm2x16ColsAVX512},
+					{1, gemm1x16RowsAVX512, gemm1x16ColsAVX512},
+				}},
 			},
 			colMax: colMaxAVX512, expSum: expSumAVX512, sel: selectAVX512,
 			fma: fmaAVX512, flops: 2 * 16 * 48,

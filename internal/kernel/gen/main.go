@@ -16,16 +16,22 @@ type isa struct {
 	name  string // as in kernel names
 	reg   string // vector register prefix
 	lanes int    // float32s in a vector
-	// tall and vecs give the tiles of the matrix product: their heights, and the widths in vectors.
-	tall []int
-	vecs []int
+	tiles []tile
+}
+
+// tile gives the tiles of the matrix product of one width, in vectors, by their heights.
+type tile struct {
+	vecs int
+	rows []int
 }
 
 var isas = []isa{
 	// 6×2 accumulators, 2 vectors of b and 2 broadcasts of a fill the 16 registers.
-	{name: "AVX2", reg: "Y", lanes: 8, tall: []int{6, 4, 2, 1}, vecs: []int{2}},
-	// 12×2 accumulators of 32 registers: 14 loads for 24 multiply-adds.
-	{name: "AVX512", reg: "Z", lanes: 16, tall: []int{12, 8, 4, 2, 1}, vecs: []int{2, 1}},
+	{name: "AVX2", reg: "Y", lanes: 8, tiles: []tile{{2, []int{6, 4, 2, 1}}}},
+	// Of 32 registers, 6×4 accumulators need 10 loads for 24 multiply-adds, 12×2 need 14.
+	{name: "AVX512", reg: "Z", lanes: 16, tiles: []tile{
+		{4, []int{6, 4, 2, 1}}, {2, []int{12, 8, 4, 2, 1}}, {1, []int{12, 8, 4, 2, 1}},
+	}},
 }
 
 const columns = 16 // kernel.Lanes
@@ -56,10 +62,10 @@ func main() {
 	fmt.Fprint(&decl, header, "\npackage kernel\n")
 	for _, isa := range isas {
 		p := &printer{isa: isa}
-		for _, vecs := range isa.vecs {
-			for _, rows := range isa.tall {
-				p.gemm(rows, vecs, "Rows")
-				p.gemm(rows, vecs, "Cols")
+		for _, t := range isa.tiles {
+			for _, rows := range t.rows {
+				p.gemm(rows, t.vecs, "Rows")
+				p.gemm(rows, t.vecs, "Cols")
 			}
 		}
 		p.colMax()
