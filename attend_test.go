@@ -2,6 +2,7 @@ package anchor
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -670,5 +671,30 @@ func TestMerge(t *testing.T) {
 	}
 	if want := min(parts[0].Recall.Min, parts[1].Recall.Min); m.Recall.Min != want {
 		t.Errorf("least recall %v; want %v", m.Recall.Min, want)
+	}
+}
+
+// Params survive JSON, infinities included; missing fields keep their values and unknown ones are errors.
+func TestParamsJSON(t *testing.T) {
+	for _, theta := range []float64{12, -0.5, math.Inf(1), math.Inf(-1)} {
+		p := small(theta)
+		data, err := json.Marshal(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got Params
+		if err := json.Unmarshal(data, &got); err != nil || got != p {
+			t.Errorf("%s gives %+v, %v; want %+v", data, got, err, p)
+		}
+	}
+	got := DefaultParams()
+	if err := json.Unmarshal([]byte(`{"theta":"inf","step":4}`), &got); err != nil || got.Step != 4 || got.Block != 128 || !math.IsInf(got.Theta, 1) {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	for _, bad := range []string{`{"theta":"many"}`, `{"theta":[1]}`, `{"Thta":1}`, `{"block":1.5}`, `[]`} {
+		got := DefaultParams()
+		if err := json.Unmarshal([]byte(bad), &got); err == nil || got != DefaultParams() {
+			t.Errorf("%s gives %+v, %v; want an error and no change", bad, got, err)
+		}
 	}
 }

@@ -1,8 +1,11 @@
 package anchor
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"math"
+	"strconv"
 )
 
 // Params are the parameters of AnchorAttention. Zero is a value, never "the default": start from [DefaultParams].
@@ -56,3 +59,48 @@ func (p Params) Validate() error {
 
 // group returns the number of positions that share one set of stripes.
 func (p Params) group() int { return p.Block * p.Step }
+
+// MarshalJSON writes the fields by their lower-case names, an infinite Theta as the string "inf" or "-inf".
+func (p Params) MarshalJSON() ([]byte, error) {
+	type fields Params
+	if !math.IsInf(p.Theta, 0) {
+		return json.Marshal(fields(p))
+	}
+	theta := "inf"
+	if p.Theta < 0 {
+		theta = "-inf"
+	}
+	return json.Marshal(struct {
+		fields
+		Theta string `json:"theta"`
+	}{fields(p), theta})
+}
+
+// UnmarshalJSON reads what MarshalJSON writes. Fields that are missing keep their values; others than those above
+// are an error.
+func (p *Params) UnmarshalJSON(data []byte) error {
+	type fields Params
+	read := *p
+	in := struct {
+		*fields
+		Theta json.RawMessage `json:"theta"`
+	}{fields: (*fields)(&read)}
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&in); err != nil {
+		return fmt.Errorf("Params: %w", err)
+	}
+	if in.Theta != nil {
+		text := string(in.Theta)
+		if unquoted, err := strconv.Unquote(text); err == nil {
+			text = unquoted
+		}
+		theta, err := strconv.ParseFloat(text, 64)
+		if err != nil {
+			return fmt.Errorf("Params.Theta is %s; want a number, \"inf\" or \"-inf\"", in.Theta)
+		}
+		read.Theta = theta
+	}
+	*p = read
+	return nil
+}
