@@ -11,9 +11,10 @@ import (
 
 const (
 	lanes = kernel.Lanes
-	// tileRows query rows meet blockKeys keys at a time: their scores (16 KiB) and the rows' packed queries stay
-	// in the first-level cache while the keys and values (64 KiB each at dim 128) stream from the second.
-	tileRows  = 32
+	// tileRows query rows meet blockKeys keys at a time: their scores and the rows' packed queries (24 KiB each at
+	// dim 128) stay near the first-level cache while the keys and values (64 KiB each) stream from the second.
+	// 48 rows are whole tiles of every level's matrix product.
+	tileRows  = 48
 	blockKeys = 128
 	// slack is how far, in powers of two, scores may rise above the reference of the exponentials before sums
 	// are rescaled to a new one. 2^8 leaves single precision all the room it needs.
@@ -104,22 +105,21 @@ func (w *worker) load(g *Group, positions int, position func(i int) int) {
 	rows := padded((heads-1)*g.stride+positions, tileRows)
 	pos := grow(&w.pos, rows)
 	q := grow(&w.q, rows*dim)
-	row := grow(&w.row, dim)
-	for i := range rows {
-		// Rows of padding repeat the last one's position and ask nothing.
-		h, r := min(i/g.stride, heads-1), i
-		r = min(i-h*g.stride, positions-1)
-		pos[i] = int32(position(r))
-		if i-h*g.stride < positions {
-			g.seq.Q.read(row, g.firstHead+h, position(r)-g.First())
-		} else {
-			clear(row)
+	tile := grow(&w.row, tileRows*dim)
+	for first := 0; first < rows; first += tileRows {
+		for i := range tileRows {
+			// Rows of padding repeat the last one's position and ask nothing.
+			h := min((first+i)/g.stride, heads-1)
+			r := first + i - h*g.stride
+			p := position(min(r, positions-1))
+			pos[first+i] = int32(p)
+			if row := tile[i*dim : (i+1)*dim]; r < positions {
+				g.seq.Q.read(row, g.firstHead+h, p-g.First())
+			} else {
+				clear(row)
+			}
 		}
-		out := q[i/tileRows*tileRows*dim+i%tileRows:]
-		scale := float32(w.scale)
-		for d, x := range row {
-			out[d*tileRows] = x * scale
-		}
+		kernel.Transpose(tileRows, dim, tile, dim, q[first*dim:], tileRows, float32(w.scale))
 	}
 	clear(grow(&w.acc, rows*padded(dim, lanes)))
 	clear(grow(&w.sum, rows))
@@ -358,10 +358,12 @@ func (g *Group) finish() (notFinite int64) {
 			i := h*g.stride + p - g.From
 			head, row := g.firstHead+h, p-g.First()
 			out, _, _ := g.seq.O.run(head, row)
-			acc, sum := w.acc[i*width:], w.sum[i]
+			out = out[:g.Dim]
+			acc := w.acc[i*width:][:g.Dim]
+			inverse := 1 / w.sum[i]
 			var bad float32
-			for d := range out[:g.Dim] {
-				x := acc[d] / sum
+			for d, x := range acc {
+				x *= inverse
 				out[d] = x
 				bad += x * 0
 			}

@@ -101,7 +101,7 @@ func (s *Set) Gemm(m, n, k int, a []float32, ars, acs int, b []float32, ldb int,
 		}
 		heights := s.tiles[w].heights
 		for i, t := 0, 0; i < m; {
-			for heights[t].rows > m-i || m-i == 8 && heights[t].rows == 6 { // 4 + 4 is faster than 6 + 2
+			for heights[t].rows > m-i {
 				t++
 			}
 			f := heights[t].byCols
@@ -112,6 +112,24 @@ func (s *Set) Gemm(m, n, k int, a []float32, ars, acs int, b []float32, ldb int,
 			i += heights[t].rows
 		}
 		j += s.tiles[w].cols
+	}
+}
+
+// Transpose sets dst[j*ldd+i] = scale·src[i*lds+j] for i in [0, rows) and j in [0, cols).
+func Transpose(rows, cols int, src []float32, lds int, dst []float32, ldd int, scale float32) {
+	i := 0
+	for ; i+4 <= rows; i += 4 { // four at a time, to write neighbours together
+		a, b, c, d := src[i*lds:][:cols], src[(i+1)*lds:][:cols], src[(i+2)*lds:][:cols], src[(i+3)*lds:][:cols]
+		to := dst[i : (cols-1)*ldd+i+4]
+		for j, x := range a {
+			out := (*[4]float32)(to[j*ldd:])
+			out[0], out[1], out[2], out[3] = x*scale, b[j]*scale, c[j]*scale, d[j]*scale
+		}
+	}
+	for ; i < rows; i++ {
+		for j, x := range src[i*lds:][:cols] {
+			dst[j*ldd+i] = x * scale
+		}
 	}
 }
 

@@ -107,6 +107,26 @@ func TestBounds(t *testing.T) {
 	})
 }
 
+func TestTranspose(t *testing.T) {
+	r := rand.New(rand.NewPCG(9, 10))
+	for _, rows := range []int{0, 1, 3, 4, 9} {
+		for _, cols := range []int{1, 5, 16} {
+			lds, ldd := cols+2, rows+3
+			src, dst := random(r, (rows+1)*lds), make([]float32, cols*ldd)
+			Transpose(rows, cols, src, lds, dst, ldd, 2)
+			for at, got := range dst {
+				want := float32(0)
+				if i := at % ldd; i < rows {
+					want = 2 * src[i*lds+at/ldd]
+				}
+				if got != want {
+					t.Fatalf("%d×%d: element %d is %v; want %v", rows, cols, at, got, want)
+				}
+			}
+		}
+	}
+}
+
 var odd = []float32{
 	0, float32(math.Copysign(0, -1)), 1, -1, 0x1p-140, -126, -125.5, -127, -140, -1e30, -math.MaxFloat32,
 	float32(math.Inf(-1)), float32(math.Inf(1)), float32(math.NaN()), 7.9999995, 8, 0.99999994, -0.99999994, -1e-9,

@@ -27,11 +27,11 @@ func native() []*Set {
 		sets = append(sets, &Set{
 			name: "avx512",
 			tiles: []tiles{
-				{64, []tile{
-					{6, gemm6x64RowsAVX512, gemm6x64ColsAVX512},
-					{4, gemm4x64RowsAVX512, gemm4x64ColsAVX512},
-					{2, gemm2x64RowsAVX512, gemm2x64ColsAVX512},
-					{1, gemm1x64RowsAVX512, gemm1x64ColsAVX512},
+				{48, []tile{
+					{8, gemm8x48RowsAVX512, gemm8x48ColsAVX512},
+					{4, gemm4x48RowsAVX512, gemm4x48ColsAVX512},
+					{2, gemm2x48RowsAVX512, gemm2x48ColsAVX512},
+					{1, gemm1x48RowsAVX512, gemm1x48ColsAVX512},
 				}},
 				{32, []tile{
 					{12, gemm12x32RowsAVX512, gemm12x32ColsAVX512},
