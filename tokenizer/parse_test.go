@@ -1,0 +1,149 @@
+package tokenizer
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+const smallBPE = `{
+	"version": "1.0",
+	"added_tokens": [{"id":3,"content":"<s>","single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":true}],
+	"normalizer": null,
+	"pre_tokenizer": {"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true},
+	"post_processor": {"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"<s>","type_id":0}},{"Sequence":{"id":"A","type_id":0}}],"special_tokens":{"<s>":{"id":"<s>","ids":[3],"tokens":["<s>"]}}},
+	"decoder": {"type":"ByteLevel"},
+	"model": {"type":"BPE","dropout":null,"unk_token":null,"vocab":{"a":0,"b":1,"ab":2},"merges":["a b"]}
+}`
+
+const smallWordLevel = `{
+	"version": "1.0",
+	"truncation": {"max_length": 1},
+	"padding": {"strategy": {"Fixed": 100}},
+	"added_tokens": [],
+	"pre_tokenizer": {"type":"Whitespace"},
+	"model": {"type":"WordLevel","unk_token":"?","vocab":{"a":0,"?":1}}
+}`
+
+// Law: a file that is malformed or asks for what is not supported is an error
+// that names the field and the value.
+func TestParseErrors(t *testing.T) {
+	nested := strings.Repeat(`{"type":"Sequence","pretokenizers":[`, 20) + `{"type":"Whitespace"}` + strings.Repeat(`]}`, 20)
+	tests := []struct {
+		file     string
+		old, new string // replaced in file
+		want     string
+	}{
+		{"", "", "", "unexpected end of JSON"},
+		{"[]", "", "", "cannot unmarshal array"},
+		{"{}", "", "", `version: ""`},
+		{strings.Repeat("[", 1_000_000), "", "", "max depth"},
+		{`{"version":"1.0"}`, "", "", "model: missing"},
+		{smallBPE, `"1.0"`, `"2.0"`, `version: "2.0"`},
+		{smallBPE, `<s>`, "\xff", "not UTF-8"},
+
+		{smallBPE, `"normalizer": null`, `"normalizer": {"type":"NFKC"}`, `normalizer.type: "NFKC" is not supported`},
+		{smallBPE, `"normalizer": null`, `"normalizer": {"type":"Sequence","normalizers":[{"type":"Lowercase"},{"type":"Prepend","prepend":"x"}]}`, `normalizer.normalizers[1].type: "Prepend"`},
+		{smallBPE, `"normalizer": null`, `"normalizer": 3`, `normalizer: json: cannot unmarshal number`},
+		{smallBPE, `"normalizer": null`, `"normalizer": {"type":"Sequence"}`, `normalizer.normalizers: missing`},
+
+		{smallBPE, `{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true}`, `{"type":"Split","pattern":{"Regex":"\\p{N}{1,3}"}}`, `pre_tokenizer.type: "Split" is not supported, want one of ByteLevel, Digits, Whitespace, WhitespaceSplit, Sequence: {"type":"Split","pattern":{"Regex":"\\p{N}{1,3}"}}`},
+		{smallBPE, `,"add_prefix_space":false`, ``, `pre_tokenizer.add_prefix_space: missing`},
+		{smallBPE, `"add_prefix_space":false`, `"add_prefix_space":1`, `pre_tokenizer: json: cannot unmarshal number`},
+		{smallBPE, `"type":"ByteLevel","add_prefix_space"`, `"type":"Whitespace","add_prefix_space"`, `model.type: BPE is supported only with the pre-tokenizer ByteLevel`},
+		{smallWordLevel, `"type":"Whitespace"`, `"type":"Digits"`, `pre_tokenizer.individual_digits: missing`},
+		{smallWordLevel, `{"type":"Whitespace"}`, `{"type":"Sequence","pretokenizers":[{"type":"ByteLevel","add_prefix_space":false},{"type":"Whitespace"}]}`, `pre_tokenizer.pretokenizers[1]: Whitespace after ByteLevel`},
+		{smallWordLevel, `{"type":"Whitespace"}`, `{"type":"Sequence","pretokenizers":[null]}`, `pre_tokenizer.pretokenizers[0]: is null`},
+		{smallWordLevel, `{"type":"Whitespace"}`, nested, `nested more than 8 deep`},
+
+		{smallBPE, `"BPE"`, `"Unigram"`, `model.type: "Unigram" is not supported, want one of BPE, WordLevel`},
+		{smallBPE, `"dropout":null`, `"dropout":0.1`, `model.dropout: 0.1`},
+		{smallBPE, `"dropout":null`, `"byte_fallback":true`, `model.byte_fallback: true`},
+		{smallBPE, `"dropout":null`, `"continuing_subword_prefix":"##"`, `model.continuing_subword_prefix: "##"`},
+		{smallBPE, `"dropout":null`, `"end_of_word_suffix":"</w>"`, `model.end_of_word_suffix: "</w>"`},
+		{smallBPE, `"unk_token":null`, `"unk_token":"?"`, `model.unk_token: "?" is not in model.vocab`},
+		{smallBPE, `"vocab":{"a":0,"b":1,"ab":2},`, ``, `model.vocab: missing`},
+		{smallBPE, `{"a":0,"b":1,"ab":2}`, `["a"]`, `model: json: cannot unmarshal array`},
+		{smallBPE, `"ab":2`, `"ab":1`, `model.vocab: tokens "ab" and "b" have the same id 1`},
+		{smallBPE, `"ab":2`, `"ab":-1`, `token "ab" has id -1, want 0 to`},
+		{smallBPE, `"ab":2`, `"ab":1048576`, `token "ab" has id 1048576, want 0 to 1048575`},
+		{smallBPE, `"ab":2`, `"ab":1e300`, `cannot unmarshal number 1e300`},
+		{smallBPE, `"ab":2`, `"ab":2.5`, `cannot unmarshal number 2.5`},
+		{smallBPE, `"ab":2`, `"ab":"2"`, `cannot unmarshal string`},
+		{smallBPE, `["a b"]`, `["a c"]`, `model.merges[0]: ["a" "c"]: token "c" is not in model.vocab`},
+		{smallBPE, `["a b"]`, `["b a"]`, `token "ba" is not in model.vocab`},
+		{smallBPE, `["a b"]`, `["ab"]`, `model.merges: [0]: "ab" is not two tokens`},
+		{smallBPE, `["a b"]`, `[["a","b"],["a"]]`, `model.merges: [1]: ["a"] has 1 tokens, want 2`},
+		{smallBPE, `["a b"]`, `[1]`, `model.merges: json: cannot unmarshal number`},
+		{smallBPE, `,"merges":["a b"]`, ``, `model.merges: missing`},
+		{smallWordLevel, `"unk_token":"?",`, ``, `model.unk_token: missing`},
+		{smallWordLevel, `"unk_token":"?"`, `"unk_token":"!"`, `model.unk_token: "!" is not in model.vocab`},
+
+		{smallBPE, `[{"id":3`, `[{"id":2`, `added_tokens[0]: tokens "<s>" and "ab" have the same id 2`},
+		{smallBPE, `[{"id":3`, `[{"id":-3`, `added_tokens[0]: token "<s>" has id -3`},
+		{smallBPE, `"content":"<s>"`, `"content":"ab"`, `added_tokens[0]: token "ab" has id 3 here and 2 elsewhere`},
+		{smallBPE, `"normalized":false,`, ``, `added_tokens[0].normalized: missing`},
+		{smallBPE, `"lstrip":false`, `"lstrip":0`, `added_tokens[0]: json: cannot unmarshal number`},
+		{smallBPE, `[{"id":3`, `[{"id":4,"content":"<s>","single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":true},{"id":4`, `token "<s>" is listed twice`},
+
+		{smallBPE, `"ids":[3]`, `"ids":[4]`, `post_processor.special_tokens["<s>"].ids: no token has id 4`},
+		{smallBPE, `{"SpecialToken":{"id":"<s>"`, `{"SpecialToken":{"id":"<t>"`, `post_processor.single[0].SpecialToken.id: "<t>" is not in special_tokens`},
+		{smallBPE, `"id":"A"`, `"id":"B"`, `post_processor.single[1].Sequence.id: "B", want "A"`},
+		{smallBPE, `,{"Sequence":{"id":"A","type_id":0}}`, ``, `the Sequence is there 0 times, want once`},
+		{smallBPE, `{"Sequence":{"id":"A","type_id":0}}`, `{}`, `post_processor.single[1]: want one of Sequence, SpecialToken`},
+		{smallBPE, `"single"`, `"double"`, `post_processor.single: missing`},
+		{smallBPE, `"type":"TemplateProcessing"`, `"type":"BertProcessing","cls":["<s>",3],"sep":["<s>"]`, `post_processor.sep: [<s>], want [token, id]`},
+		{smallBPE, `"type":"TemplateProcessing"`, `"type":"RobertaProcessing"`, `post_processor.trim_offsets: missing`},
+		{smallBPE, `"type":"TemplateProcessing"`, `"type":"Other"`, `post_processor.type: "Other" is not supported`},
+
+		{smallBPE, `"decoder": {"type":"ByteLevel"}`, `"decoder": {"type":"WordPiece"}`, `decoder.type: "WordPiece" is not supported`},
+		{smallBPE, `"decoder": {"type":"ByteLevel"}`, `"decoder": {"type":"Sequence","decoders":[{"type":"Fuse"},{"type":"ByteLevel"}]}`, `decoder.decoders[1]: ByteLevel after Fuse`},
+	}
+	for i, c := range tests {
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			if !strings.Contains(c.file, c.old) {
+				t.Fatalf("no %s in the file", c.old)
+			}
+			file := c.file
+			if c.old != "" {
+				file = strings.Replace(file, c.old, c.new, 1)
+			}
+			tok, err := Parse([]byte(file))
+			if err == nil || tok != nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%s instead of %s\n got %v\nwant %s", c.new, c.old, err, c.want)
+			}
+		})
+	}
+}
+
+// Law: what does not matter to the result may be there or not.
+func TestParseAccepts(t *testing.T) {
+	tests := []struct{ file, old, new string }{
+		{smallBPE, "", ""},
+		{smallWordLevel, "", ""},
+		{smallBPE, `"type":"BPE",`, ``}, // as in old files
+		{smallBPE, `["a b"]`, `["#version: 0.2","a b"]`},
+		{smallBPE, `["a b"]`, `[["a","b"]]`},
+		{smallBPE, `["a b"]`, `[]`},
+		{smallBPE, `"dropout":null`, `"dropout":0.0`},
+		{smallBPE, `"dropout":null`, `"continuing_subword_prefix":"","end_of_word_suffix":""`},
+		{smallBPE, `"content":"<s>"`, `"content":""`},
+		{smallWordLevel, `"added_tokens": [],`, ``},
+		{smallWordLevel, `{"type":"Whitespace"}`, `null`},
+		{smallWordLevel, `{"type":"Whitespace"}`, `{"type":"Sequence","pretokenizers":[]}`},
+	}
+	for _, c := range tests {
+		file := strings.Replace(c.file, c.old, c.new, 1)
+		if strings.Contains(c.new, `"content":""`) {
+			file = strings.Replace(file, `"ids":[3]`, `"ids":[0]`, 1)
+		}
+		tok, err := Parse([]byte(file))
+		if err != nil {
+			t.Errorf("%s instead of %s: %v", c.new, c.old, err)
+			continue
+		}
+		if tok.Encode("a", false).IDs[0] != 0 {
+			t.Errorf("%s instead of %s: the id of a is not 0", c.new, c.old)
+		}
+	}
+}
