@@ -1,0 +1,465 @@
+package model
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/anchorattention/anchor"
+	"github.com/anchorattention/anchor/internal/kernel"
+	"github.com/anchorattention/anchor/internal/parallel"
+)
+
+// ForwardOptions say how to run a model.
+type ForwardOptions struct {
+	Planner   anchor.Planner // which keys each row of queries sees
+	Threads   int            // goroutines to use; 0 means GOMAXPROCS
+	AuditRows int            // rows of each head and layer whose exact recall is measured; 0 means no audit
+	Prompt    int            // length of the whole prompt, as in anchor.Sequence
+
+	// Progress, when set, is called now and then with the share of the work that is done, ascending in [0, 1], by
+	// one goroutine at a time.
+	Progress func(share float64)
+}
+
+// Stats say what a call of Forward did and how long it took.
+type Stats struct {
+	Attention        *anchor.Result // merged over layers
+	AttentionSeconds float64        // in attention, the audit left out
+	OtherSeconds     float64        // in all else but attention and its audit
+}
+
+const (
+	tileTokens  = 32        // tokens side by side in a matrix product
+	chunkTiles  = 16        // tiles between attention layers at once: what bounds memory for the MLP's activations
+	blockBytes  = 256 << 10 // of a matrix, kept in the second-level cache while tiles of tokens pass by
+	blockRowsOf = 12        // blocks are this many rows, or a multiple: the height of the tallest kernel
+	maxThreads  = 1 << 12   // more would find no work
+)
+
+// Forward runs the tokens ids, which follow those in the cache, adds them to the cache and returns the logits, one
+// for each of the Vocab ids, of the token after the last.
+//
+// Sums run in the same order however a text is cut into calls and whatever the number of threads: outside
+// attention results are bitwise the same. Upon an error, ctx's included, the cache is as it was.
+func (m *Model) Forward(ctx context.Context, cache *Cache, ids []int32, opt ForwardOptions) ([]float32, Stats, error) {
+	start := time.Now()
+	f, err := m.newForward(cache, ids, opt)
+	if err != nil {
+		return nil, Stats{}, err
+	}
+	f.embed(ids)
+	results := make([]*anchor.Result, m.cfg.Layers)
+	for i := range m.layers {
+		if err := f.project(ctx, i); err != nil {
+			return nil, Stats{}, err
+		}
+		if results[i], err = f.attend(ctx, i); err != nil {
+			return nil, Stats{}, err
+		}
+		if err := f.mix(ctx, i); err != nil {
+			return nil, Stats{}, err
+		}
+	}
+	logits := f.logits()
+	if err := ctx.Err(); err != nil {
+		return nil, Stats{}, err
+	}
+	cache.length += len(ids)
+
+	s := Stats{Attention: anchor.Merge(results...)}
+	s.AttentionSeconds = s.Attention.Seconds - s.Attention.Stages[anchor.StageAudit]
+	s.OtherSeconds = time.Since(start).Seconds() - s.Attention.Seconds
+	return logits, s, nil
+}
+
+// forward is one call of Forward. Activations lie in tiles of width tokens, [features, width] each; the last tile's
+// columns without a token are zero.
+type forward struct {
+	*Model
+	cache   *Cache
+	opt     ForwardOptions
+	threads int
+
+	n, first     int // tokens, and the position of the first
+	width, tiles int
+	x            []float32 // residual stream, [tiles, Hidden, width]
+	q, o         []float32 // [Heads, n, HeadDim]
+	cos, sin     []float32 // of the angles at each position, [n, HeadDim/2]
+
+	// Of the tiles of a chunk:
+	normed   []float32 // [Hidden, width]
+	qkv      []float32 // [Heads·HeadDim, width]; twice [KVHeads·HeadDim, width]
+	gate, up []float32 // [Intermediate, width]
+
+	done, all float64 // work, in multiply-adds; attention counts as if dense
+	attention float64 // of it, that of attention in one layer
+}
+
+func (m *Model) newForward(cache *Cache, ids []int32, opt ForwardOptions) (*forward, error) {
+	c := m.cfg
+	switch {
+	case cache == nil || cache.model != m:
+		return nil, fmt.Errorf("model: the cache is not one of this model's; want one from NewCache")
+	case len(ids) == 0:
+		return nil, fmt.Errorf("model: no tokens; want at least one")
+	case len(ids) > cache.capacity-cache.length:
+		return nil, fmt.Errorf("model: %d tokens after %d overfill a cache for %d", len(ids), cache.length, cache.capacity)
+	case opt.Planner == nil:
+		return nil, fmt.Errorf("model: ForwardOptions.Planner is nil; want anchor.Dense(), for example")
+	case opt.Threads < 0:
+		return nil, fmt.Errorf("model: ForwardOptions.Threads is %d; want ≥ 0", opt.Threads)
+	case opt.AuditRows < 0:
+		return nil, fmt.Errorf("model: ForwardOptions.AuditRows is %d; want ≥ 0", opt.AuditRows)
+	case opt.Prompt < 0 || opt.Prompt > 1<<28:
+		return nil, fmt.Errorf("model: ForwardOptions.Prompt is %d; want 0 … %d", opt.Prompt, 1<<28)
+	}
+	if err := opt.Planner.Validate(); err != nil {
+		return nil, fmt.Errorf("model: %w", err)
+	}
+	for i, id := range ids {
+		if id < 0 || int(id) >= c.Vocab {
+			return nil, fmt.Errorf("model: token %d is %d; want ids below vocab_size, %d", i, id, c.Vocab)
+		}
+	}
+
+	f := &forward{Model: m, cache: cache, opt: opt, threads: min(parallel.Threads(opt.Threads), maxThreads), n: len(ids), first: cache.length}
+	f.width = tileTokens
+	if f.n <= kernel.Lanes {
+		f.width = kernel.Lanes
+	}
+	f.tiles = (f.n + f.width - 1) / f.width
+	heads, kvHeads := c.Heads*c.HeadDim, c.KVHeads*c.HeadDim
+	chunk := min(f.tiles, chunkTiles) * f.width
+	f.x = make([]float32, f.tiles*c.Hidden*f.width)
+	f.q = make([]float32, heads*f.n)
+	f.o = make([]float32, heads*f.n)
+	f.normed = make([]float32, c.Hidden*chunk)
+	f.qkv = make([]float32, (heads+2*kvHeads)*chunk)
+	f.gate = make([]float32, c.Intermediate*chunk)
+	f.up = make([]float32, c.Intermediate*chunk)
+	f.turn()
+
+	n := float64(f.n)
+	linear := n * float64(c.Hidden) * float64(2*heads+2*kvHeads+3*c.Intermediate)
+	f.attention = 2 * float64(heads) * n * (float64(f.first) + (n+1)/2)
+	f.all = float64(c.Layers)*(linear+f.attention) + float64(c.Vocab)*float64(c.Hidden)
+	return f, nil
+}
+
+// progress accounts for work that is done, and reports it with share of more under way.
+func (f *forward) progress(work, under, share float64) {
+	f.done += work
+	if f.opt.Progress != nil {
+		f.opt.Progress(min((f.done+under*share)/f.all, 1))
+	}
+}
+
+// turn computes the rotary embedding's angles, in double precision since positions can be large.
+func (f *forward) turn() {
+	half := f.cfg.HeadDim / 2
+	f.cos, f.sin = make([]float32, f.n*half), make([]float32, f.n*half)
+	freq := make([]float64, half)
+	for i := range freq {
+		freq[i] = math.Pow(f.cfg.RopeTheta, -float64(i)/float64(half))
+	}
+	const rows = 256
+	parallel.For(f.threads, (f.n+rows-1)/rows, func(_, piece int) {
+		for t := piece * rows; t < min((piece+1)*rows, f.n); t++ {
+			for i, w := range freq {
+				sin, cos := math.Sincos(float64(f.first+t) * w)
+				f.sin[t*half+i], f.cos[t*half+i] = float32(sin), float32(cos)
+			}
+		}
+	})
+}
+
+// each calls do for the tiles [from, to) in parallel.
+func (f *forward) each(from, to int, do func(tile int)) {
+	parallel.For(f.threads, to-from, func(_, i int) { do(from + i) })
+}
+
+// columns returns the number of tokens in a tile.
+func (f *forward) columns(tile int) int { return min(f.width, f.n-tile*f.width) }
+
+func (f *forward) embed(ids []int32) {
+	hidden := f.cfg.Hidden
+	f.each(0, f.tiles, func(tile int) {
+		x := f.x[tile*hidden*f.width:]
+		for c := range f.columns(tile) {
+			id := int(ids[tile*f.width+c])
+			for d, e := range f.embedding[id*hidden : (id+1)*hidden] {
+				x[d*f.width+c] = e
+			}
+		}
+	})
+}
+
+// chunks calls do for chunks of tiles until ctx ends.
+func (f *forward) chunks(ctx context.Context, do func(from, to int)) error {
+	for from := 0; from < f.tiles; from += chunkTiles {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		do(from, min(from+chunkTiles, f.tiles))
+	}
+	return nil
+}
+
+// project computes the queries, keys and values of a layer.
+func (f *forward) project(ctx context.Context, layer int) error {
+	l, c := &f.layers[layer], f.cfg
+	heads, kvHeads := c.Heads*c.HeadDim, c.KVHeads*c.HeadDim
+	chunk := min(f.tiles, chunkTiles) * f.width
+	q, k, v := f.qkv[:heads*chunk], f.qkv[heads*chunk:(heads+kvHeads)*chunk], f.qkv[(heads+kvHeads)*chunk:]
+	keys, values := f.cache.k[layer], f.cache.v[layer]
+	return f.chunks(ctx, func(from, to int) {
+		f.each(from, to, func(tile int) { f.rmsNorm(tile, from, l.attentionNorm) })
+		f.multiply(to-from,
+			product{l.q, heads, c.Hidden, f.normed, q, false},
+			product{l.k, kvHeads, c.Hidden, f.normed, k, false},
+			product{l.v, kvHeads, c.Hidden, f.normed, v, false})
+		f.each(from, to, func(tile int) {
+			at := tile*f.width - from*f.width
+			f.rows(tile, q[at*heads:], c.Heads, f.q, f.n, 0, true)
+			f.rows(tile, k[at*kvHeads:], c.KVHeads, keys, f.cache.capacity, f.first, true)
+			f.rows(tile, v[at*kvHeads:], c.KVHeads, values, f.cache.capacity, f.first, false)
+		})
+	})
+}
+
+// rmsNorm scales the tokens of a tile to a mean square of one, and by the weights, into the chunk that starts at
+// tile from.
+func (f *forward) rmsNorm(tile, from int, weight []float32) {
+	size := f.cfg.Hidden * f.width
+	normalise(f.normed[(tile-from)*size:(tile-from+1)*size], f.x[tile*size:(tile+1)*size], weight, f.width, f.cfg.RMSNormEps)
+}
+
+func normalise(out, x, weight []float32, width int, eps float64) {
+	var buf [tileTokens]float64
+	sum := buf[:width]
+	for i := 0; i < len(x); i += width {
+		for c, v := range x[i : i+width] {
+			sum[c] += float64(v) * float64(v)
+		}
+	}
+	var factor [tileTokens]float32
+	for c, s := range sum {
+		factor[c] = float32(1 / math.Sqrt(s/float64(len(weight))+eps))
+	}
+	for d, w := range weight {
+		row := out[d*width : (d+1)*width]
+		for c, v := range x[d*width : (d+1)*width] {
+			row[c] = v * factor[c] * w
+		}
+	}
+}
+
+// rows copies the tokens of a tile [heads·HeadDim, width] to rows of [heads, step, HeadDim], from row first on, and
+// turns them if they are to carry their position: element i and i + HeadDim/2 of a row are a point of the plane.
+func (f *forward) rows(tile int, src []float32, heads int, dst []float32, step, first int, turned bool) {
+	dim, half := f.cfg.HeadDim, f.cfg.HeadDim/2
+	for c := range f.columns(tile) {
+		t := tile*f.width + c
+		cos, sin := f.cos[t*half:(t+1)*half], f.sin[t*half:(t+1)*half]
+		for h := range heads {
+			row := dst[(h*step+first+t)*dim : (h*step+first+t+1)*dim]
+			from := src[h*dim*f.width+c:]
+			if !turned {
+				for i := range row {
+					row[i] = from[i*f.width]
+				}
+				continue
+			}
+			for i := range half {
+				x, y := from[i*f.width], from[(i+half)*f.width]
+				row[i] = x*cos[i] - y*sin[i]
+				row[i+half] = y*cos[i] + x*sin[i]
+			}
+		}
+	}
+}
+
+func (f *forward) attend(ctx context.Context, layer int) (*anchor.Result, error) {
+	c, total := f.cfg, f.first+f.n
+	f.progress(float64(f.n)*float64(c.Hidden*(c.Heads+2*c.KVHeads)*c.HeadDim), 0, 0)
+	view := func(data []float32) anchor.Tensor {
+		return anchor.FromFloat32(data, c.KVHeads, total, c.HeadDim).Strided(f.cache.capacity*c.HeadDim, c.HeadDim)
+	}
+	opt := anchor.Options{Planner: f.opt.Planner, Threads: f.opt.Threads, AuditRows: f.opt.AuditRows}
+	if f.opt.Progress != nil {
+		opt.Progress = func(share float64) { f.progress(0, f.attention, share) }
+	}
+	res, err := anchor.Attend(ctx, opt, anchor.Sequence{
+		Q:      anchor.FromFloat32(f.q, c.Heads, f.n, c.HeadDim),
+		K:      view(f.cache.k[layer]),
+		V:      view(f.cache.v[layer]),
+		O:      anchor.FromFloat32(f.o, c.Heads, f.n, c.HeadDim),
+		Prompt: f.opt.Prompt,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("model: layer %d: %w", layer, err)
+	}
+	f.progress(f.attention, 0, 0)
+	return res, nil
+}
+
+// mix adds a layer's attention and then its MLP to the residual stream.
+func (f *forward) mix(ctx context.Context, layer int) error {
+	l, c := &f.layers[layer], f.cfg
+	heads := c.Heads * c.HeadDim
+	return f.chunks(ctx, func(from, to int) {
+		f.each(from, to, func(tile int) {
+			dst := f.qkv[(tile-from)*heads*f.width:]
+			for col := range f.columns(tile) {
+				for h := range c.Heads {
+					row := (h*f.n + tile*f.width + col) * c.HeadDim
+					for i, v := range f.o[row : row+c.HeadDim] {
+						dst[(h*c.HeadDim+i)*f.width+col] = v
+					}
+				}
+			}
+			for col := f.columns(tile); col < f.width; col++ {
+				for i := range heads {
+					dst[i*f.width+col] = 0
+				}
+			}
+		})
+		x := f.x[from*c.Hidden*f.width:]
+		f.multiply(to-from, product{l.o, c.Hidden, heads, f.qkv, x, true})
+		f.each(from, to, func(tile int) { f.rmsNorm(tile, from, l.mlpNorm) })
+		f.multiply(to-from,
+			product{l.gate, c.Intermediate, c.Hidden, f.normed, f.gate, false},
+			product{l.up, c.Intermediate, c.Hidden, f.normed, f.up, false})
+		size := c.Intermediate * f.width
+		f.each(0, to-from, func(i int) {
+			f.swiGLU(f.gate[i*size:(i+1)*size], f.up[i*size:(i+1)*size])
+		})
+		f.multiply(to-from, product{l.down, c.Hidden, c.Intermediate, f.gate, x, true})
+		tokens := min(to*f.width, f.n) - from*f.width
+		f.progress(float64(tokens)*float64(c.Hidden)*float64(heads+3*c.Intermediate), 0, 0)
+	})
+}
+
+// swiGLU replaces gate by gate·sigmoid(gate)·up. Both are whole rows of width numbers.
+func (f *forward) swiGLU(gate, up []float32) {
+	var e [64 * tileTokens]float32 // exponentials of a few rows
+	var zero, sum [tileTokens]float32
+	for len(gate) > 0 {
+		n := min(len(gate), 64*f.width)
+		for i, g := range gate[:n] {
+			// 2^126 is as good as infinity here, and within what the kernel takes.
+			e[i] = min(g*-math.Log2E, 126)
+		}
+		f.kernels.ExpSum(n/f.width, f.width, e[:], f.width, zero[:], sum[:])
+		for i, g := range gate[:n] {
+			gate[i] = g / (1 + e[i]) * up[i]
+		}
+		gate, up = gate[n:], up[n:]
+	}
+}
+
+// logits computes the head's output for the last token.
+func (f *forward) logits() []float32 {
+	c := f.cfg
+	tile, col := f.tiles-1, f.columns(f.tiles-1)-1
+	x := make([]float32, c.Hidden*kernel.Lanes)
+	for d := range c.Hidden {
+		x[d*kernel.Lanes] = f.x[(tile*c.Hidden+d)*f.width+col]
+	}
+	normalise(x, x, f.norm, kernel.Lanes, c.RMSNormEps)
+	f.n, f.width, f.tiles = 1, kernel.Lanes, 1
+	y := make([]float32, c.Vocab*kernel.Lanes)
+	f.multiply(1, product{f.head, c.Vocab, c.Hidden, x, y, false})
+	logits := make([]float32, c.Vocab)
+	for i := range logits {
+		logits[i] = y[i*kernel.Lanes]
+	}
+	f.progress(float64(c.Vocab)*float64(c.Hidden), 0, 0)
+	return logits
+}
+
+// A product is a matrix [out, in] times tiles b [in, width], written or added to tiles c [out, width].
+type product struct {
+	matrix  []float32
+	out, in int
+	b, c    []float32
+	add     bool
+}
+
+// multiply computes products over the first tiles of their b. Blocks of rows meet one tile after another.
+func (f *forward) multiply(tiles int, products ...product) {
+	type block struct {
+		product
+		from, rows int
+		tile, to   int
+	}
+	// Enough blocks for every thread to find another when it is done; few tiles do not profit from large ones.
+	wanted, out := 4*f.threads, 0
+	for _, p := range products {
+		out += p.out
+	}
+	var blocks []block
+	for _, p := range products {
+		height := blockBytes / 4 / p.in
+		groups := min(tiles, max(1, wanted*height/out))
+		if groups == tiles {
+			height = min(height, out*tiles/wanted)
+		}
+		height = max(1, (height+blockRowsOf-1)/blockRowsOf) * blockRowsOf
+		for from := 0; from < p.out; from += height {
+			for g := range groups {
+				blocks = append(blocks, block{p, from, min(height, p.out-from), g * tiles / groups, (g + 1) * tiles / groups})
+			}
+		}
+	}
+	parallel.For(f.threads, len(blocks), func(_, i int) {
+		b := &blocks[i]
+		if f.n == 1 && f.kernels.Name() == "generic" {
+			// Vector levels get the columns without a token for nothing, plain Go does not.
+			multiplyColumn(b.matrix[b.from*b.in:(b.from+b.rows)*b.in], b.b, b.c[b.from*f.width:], f.width, b.in, b.add)
+			return
+		}
+		for t := b.tile; t < b.to; t++ {
+			f.kernels.Gemm(b.rows, f.width, b.in, b.matrix[b.from*b.in:], b.in, 1, b.b[t*b.in*f.width:], f.width,
+				b.c[(t*b.out+b.from)*f.width:], f.width, b.add)
+		}
+	})
+}
+
+// multiplyColumn multiplies a matrix [out, in] by the first column of b [in, width], into that of c [out, width]. Sums
+// run in the order of the kernels.
+func multiplyColumn(matrix, b, c []float32, width, in int, add bool) {
+	x := make([]float32, in)
+	for p := range x {
+		x[p] = b[p*width]
+	}
+	for i := 0; i < len(matrix)/in; {
+		// Four sums at once keep the processor busy.
+		var sum [4]float32
+		rows := min(4, len(matrix)/in-i)
+		if rows == 4 {
+			w0, w1, w2, w3 := matrix[i*in:][:in], matrix[(i+1)*in:][:in], matrix[(i+2)*in:][:in], matrix[(i+3)*in:][:in]
+			for p, v := range x {
+				sum[0] += w0[p] * v
+				sum[1] += w1[p] * v
+				sum[2] += w2[p] * v
+				sum[3] += w3[p] * v
+			}
+		} else {
+			for r := range rows {
+				for p, w := range matrix[(i+r)*in:][:in] {
+					sum[r] += w * x[p]
+				}
+			}
+		}
+		for r := range rows {
+			if add {
+				sum[r] += c[(i+r)*width]
+			}
+			c[(i+r)*width] = sum[r]
+		}
+		i += rows
+	}
+}

@@ -1,0 +1,299 @@
+package model_test
+
+import (
+	"context"
+	"fmt"
+	"hash/fnv"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/anchorattention/anchor"
+	"github.com/anchorattention/anchor/internal/safetensors"
+	"github.com/anchorattention/anchor/model"
+	"github.com/anchorattention/anchor/model/internal/reference"
+)
+
+// configs are small models of different shapes.
+var configs = map[string]model.Config{
+	"grouped, untied": {
+		Vocab: 61, Hidden: 40, Intermediate: 52, Layers: 2, Heads: 4, KVHeads: 2, HeadDim: 16, MaxPositions: 4096,
+		RMSNormEps: 1e-5, RopeTheta: 10000, BOS: -1,
+	},
+	"one KV head, tied": {
+		Vocab: 33, Hidden: 24, Intermediate: 17, Layers: 3, Heads: 3, KVHeads: 1, HeadDim: 10, MaxPositions: 4096,
+		RMSNormEps: 1e-6, RopeTheta: 500, Tied: true, BOS: -1,
+	},
+}
+
+// random returns weights that follow from their names.
+func random(name string, shape ...int) ([]float32, error) {
+	h := fnv.New64()
+	h.Write([]byte(name))
+	rng := rand.New(rand.NewPCG(h.Sum64(), 1))
+	n := 1
+	for _, s := range shape {
+		n *= s
+	}
+	w := make([]float32, n)
+	for i := range w {
+		if w[i] = float32(rng.NormFloat64()); len(shape) > 1 {
+			w[i] *= float32(1 / math.Sqrt(float64(shape[1])))
+		} else {
+			w[i] = 1 + w[i]/4
+		}
+	}
+	return w, nil
+}
+
+// remembered keeps what a source of weights returned, by name.
+func remembered(source func(name string, shape ...int) ([]float32, error)) (func(string, ...int) ([]float32, error), map[string]safetensors.Tensor) {
+	all := make(map[string]safetensors.Tensor)
+	return func(name string, shape ...int) ([]float32, error) {
+		w, err := source(name, shape...)
+		all[name] = safetensors.Tensor{Name: name, DType: "F32", Shape: slices.Clone(shape), Data: w}
+		return w, err
+	}, all
+}
+
+func newModel(t testing.TB, c model.Config) *model.Model {
+	t.Helper()
+	m, err := model.New(c, random)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func newCache(t testing.TB, m *model.Model, capacity int) *model.Cache {
+	t.Helper()
+	cache, err := m.NewCache(capacity)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cache
+}
+
+func tokens(n, vocab int) []int32 {
+	rng := rand.New(rand.NewPCG(2, uint64(vocab)))
+	ids := make([]int32, n)
+	for i := range ids {
+		ids[i] = rng.Int32N(int32(vocab))
+	}
+	return ids
+}
+
+var dense = model.ForwardOptions{Planner: anchor.Dense()}
+
+func forward(t testing.TB, m *model.Model, cache *model.Cache, ids []int32, opt model.ForwardOptions) []float32 {
+	t.Helper()
+	logits, _, err := m.Forward(context.Background(), cache, ids, opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return logits
+}
+
+// near reports the first of two lists' numbers that are not nearly equal.
+func near[A, B float32 | float64](t testing.TB, what string, got []A, want []B, tolerance float64) {
+	t.Helper()
+	if len(got) != len(want) {
+		t.Fatalf("%s: %d numbers, want %d", what, len(got), len(want))
+	}
+	for i := range got {
+		if d := math.Abs(float64(got[i]) - float64(want[i])); !(d <= tolerance) {
+			t.Errorf("%s: number %d is %v, want %v", what, i, got[i], want[i])
+			return
+		}
+	}
+}
+
+// The model computes what the published block does in double precision.
+func TestForward(t *testing.T) {
+	for name, c := range configs {
+		source, all := remembered(random)
+		m, err := model.New(c, source)
+		if err != nil {
+			t.Fatal(err)
+		}
+		weight := func(name string) []float32 { return all[name].Data.([]float32) }
+		lengths := []int{1, 2, 16, 17, 33}
+		if !c.Tied {
+			lengths = append(lengths, 530) // more than what is computed at once
+		}
+		for _, n := range lengths {
+			ids := tokens(n, c.Vocab)
+			cache := newCache(t, m, n)
+			got := forward(t, m, cache, ids, dense)
+			near(t, fmt.Sprintf("%s, %d tokens", name, n), got, reference.Logits(c, weight, ids), 2e-4)
+			if cache.Len() != n {
+				t.Errorf("the cache holds %d tokens, want %d", cache.Len(), n)
+			}
+		}
+	}
+}
+
+// A text cut into calls gives what one call gives, with AnchorAttention when it is cut at the borders of groups; and
+// so it does after a wrong continuation has been cut off again.
+func TestChunks(t *testing.T) {
+	c := configs["grouped, untied"]
+	m := newModel(t, c)
+	ids := tokens(700, c.Vocab)
+	sparse := model.ForwardOptions{
+		Planner: anchor.AnchorAttention(anchor.Params{Block: 16, Step: 4, Init: 8, Local: 8, Theta: 1, Tail: 20}), Prompt: len(ids),
+	}
+	for _, test := range []struct {
+		name string
+		opt  model.ForwardOptions
+		cuts []int
+	}{
+		{"dense", dense, []int{1, 2, 3, 17, 18, 250, 699}},
+		{"anchor", sparse, []int{64, 128, 640}},
+	} {
+		want := forward(t, m, newCache(t, m, 700), ids, test.opt)
+		cache := newCache(t, m, 800)
+		from := 0
+		var got []float32
+		for _, to := range append(test.cuts, len(ids)) {
+			got = forward(t, m, cache, ids[from:to], test.opt)
+			from = to
+		}
+		near(t, test.name+" in chunks", got, want, 1e-4)
+
+		forward(t, m, cache, tokens(90, c.Vocab), dense)
+		if err := cache.Truncate(640); err != nil {
+			t.Fatal(err)
+		}
+		near(t, test.name+" after truncation", forward(t, m, cache, ids[640:], test.opt), want, 1e-4)
+	}
+	cache := newCache(t, m, 10)
+	forward(t, m, cache, ids[:5], dense)
+	for _, n := range []int{-1, 6} {
+		if err := cache.Truncate(n); err == nil {
+			t.Errorf("no error for truncation of 5 tokens to %d", n)
+		}
+	}
+}
+
+// The number of threads changes nothing, bit by bit.
+func TestThreads(t *testing.T) {
+	c := configs["one KV head, tied"]
+	m := newModel(t, c)
+	ids := tokens(600, c.Vocab)
+	opt := dense
+	opt.Threads = 1
+	want := forward(t, m, newCache(t, m, 600), ids, opt)
+	for _, threads := range []int{0, 2, 3, 7} {
+		opt.Threads = threads
+		near(t, fmt.Sprintf("%d threads", threads), forward(t, m, newCache(t, m, 600), ids, opt), want, 0)
+	}
+}
+
+// Stats account for the attention of all layers; progress rises to one.
+func TestStats(t *testing.T) {
+	c := configs["grouped, untied"]
+	m := newModel(t, c)
+	last := 0.
+	_, s, err := m.Forward(context.Background(), newCache(t, m, 600), tokens(600, c.Vocab), model.ForwardOptions{
+		Planner: anchor.Dense(), AuditRows: 5,
+		Progress: func(share float64) {
+			if share < last || share > 1 {
+				t.Errorf("progress went from %v to %v", last, share)
+			}
+			last = share
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if last != 1 {
+		t.Errorf("progress ended at %v", last)
+	}
+	if want := int64(c.Layers * c.Heads * 600 * 601 / 2); s.Attention.Pairs != want {
+		t.Errorf("%d pairs, want %d", s.Attention.Pairs, want)
+	}
+	if want := c.Layers * c.Heads * 5; len(s.Attention.Audit) != want || s.Attention.Recall.Min < 0.9999 {
+		t.Errorf("%d audited rows, want %d; recall %v", len(s.Attention.Audit), want, s.Attention.Recall)
+	}
+	if s.AttentionSeconds <= 0 || s.OtherSeconds <= 0 {
+		t.Errorf("seconds: %v of attention, %v of all else", s.AttentionSeconds, s.OtherSeconds)
+	}
+}
+
+// A call that fails says why and leaves the cache as it was.
+func TestForwardErrors(t *testing.T) {
+	c := configs["grouped, untied"]
+	m := newModel(t, c)
+	cache := newCache(t, m, 40)
+	ids := tokens(20, c.Vocab)
+	forward(t, m, cache, ids, dense)
+	good := forward(t, m, cache, ids[:1], dense)
+	if err := cache.Truncate(20); err != nil {
+		t.Fatal(err)
+	}
+
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	half, stop := context.WithCancel(context.Background())
+	bad := anchor.DefaultParams()
+	bad.Block = 0
+	for _, test := range []struct {
+		name  string
+		ctx   context.Context
+		cache *model.Cache
+		ids   []int32
+		opt   model.ForwardOptions
+		want  string
+	}{
+		{"no cache", nil, nil, ids, dense, "cache"},
+		{"another's cache", nil, newCache(t, newModel(t, c), 40), ids, dense, "cache"},
+		{"no tokens", nil, cache, nil, dense, "no tokens"},
+		{"too many", nil, cache, tokens(21, c.Vocab), dense, "21 tokens after 20 overfill a cache for 40"},
+		{"negative id", nil, cache, []int32{1, -1}, dense, "token 1 is -1"},
+		{"id too large", nil, cache, []int32{61}, dense, "token 0 is 61; want ids below vocab_size, 61"},
+		{"no planner", nil, cache, ids, model.ForwardOptions{}, "Planner is nil"},
+		{"bad planner", nil, cache, ids, model.ForwardOptions{Planner: anchor.AnchorAttention(bad)}, "Params.Block is 0"},
+		{"threads", nil, cache, ids, model.ForwardOptions{Planner: anchor.Dense(), Threads: -1}, "Threads is -1"},
+		{"audit", nil, cache, ids, model.ForwardOptions{Planner: anchor.Dense(), AuditRows: -1}, "AuditRows is -1"},
+		{"prompt", nil, cache, ids, model.ForwardOptions{Planner: anchor.Dense(), Prompt: -1}, "Prompt is -1"},
+		{"cancelled before", ended, cache, ids, dense, context.Canceled.Error()},
+		{"cancelled midway", half, cache, ids, model.ForwardOptions{Planner: anchor.Dense(), Progress: func(share float64) {
+			if share > 0.5 {
+				stop()
+			}
+		}}, context.Canceled.Error()},
+	} {
+		if test.ctx == nil {
+			test.ctx = context.Background()
+		}
+		_, _, err := m.Forward(test.ctx, test.cache, test.ids, test.opt)
+		if err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: error %v, want one that mentions %q", test.name, err, test.want)
+		}
+		if cache.Len() != 20 {
+			t.Fatalf("%s: the cache holds %d tokens", test.name, cache.Len())
+		}
+	}
+	near(t, "after errors", forward(t, m, cache, ids[:1], dense), good, 0)
+
+	for _, capacity := range []int{0, -1, 4097} {
+		if _, err := m.NewCache(capacity); err == nil {
+			t.Errorf("no error for a cache of %d", capacity)
+		}
+	}
+	huge := c
+	huge.MaxPositions, huge.KVHeads, huge.HeadDim, huge.Layers = 1<<28, 4, 256, 32
+	zeros := make([]float32, 1<<16)
+	m, err := model.New(huge, func(_ string, shape ...int) ([]float32, error) {
+		shape = append(shape, 1)
+		return zeros[:shape[0]*shape[1]], nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.NewCache(1 << 28); err == nil {
+		t.Error("no error for a cache beyond all memory")
+	}
+}

@@ -1,0 +1,224 @@
+package model_test
+
+import (
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/anchorattention/anchor/internal/safetensors"
+	"github.com/anchorattention/anchor/model"
+)
+
+const configJSON = `{"architectures": ["LlamaForCausalLM"], "vocab_size": 61, "hidden_size": 40, "intermediate_size": 52,
+"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 4096,
+"rms_norm_eps": 1e-5, "eos_token_id": 5}`
+
+// checkpoint returns the tensors of the model that configJSON describes, in no particular order.
+func checkpoint(t testing.TB) []safetensors.Tensor {
+	source, all := remembered(random)
+	if _, err := model.New(configs["grouped, untied"], source); err != nil {
+		t.Fatal(err)
+	}
+	var tensors []safetensors.Tensor
+	for _, tensor := range all {
+		tensors = append(tensors, tensor)
+	}
+	return tensors
+}
+
+func write(t testing.TB, dir, name, content string) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o666); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func writeTensors(t testing.TB, dir, name string, tensors ...safetensors.Tensor) {
+	t.Helper()
+	if err := safetensors.WriteFile(filepath.Join(dir, name), nil, tensors...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// shard writes tensors to two files and an index.
+func shard(t testing.TB, dir string, tensors []safetensors.Tensor) {
+	files := []string{"model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"}
+	half := len(tensors) / 2
+	writeTensors(t, dir, files[0], tensors[:half]...)
+	writeTensors(t, dir, files[1], tensors[half:]...)
+	var entries []string
+	for i, tensor := range tensors {
+		file := files[0]
+		if i >= half {
+			file = files[1]
+		}
+		entries = append(entries, fmt.Sprintf("%q: %q", tensor.Name, file))
+	}
+	write(t, dir, "model.safetensors.index.json", `{"metadata": {}, "weight_map": {`+strings.Join(entries, ",")+`}}`)
+}
+
+// A model opened from one file, or from shards with an index, is the one that was written; BF16 weights are read as
+// the numbers they are.
+func TestOpen(t *testing.T) {
+	c := configs["grouped, untied"]
+	ids := tokens(50, c.Vocab)
+	tensors := checkpoint(t)
+	rounded := make([]safetensors.Tensor, len(tensors)) // to BF16
+	exact := make(map[string][]float32)
+	for i, tensor := range tensors {
+		var bits []uint16
+		for _, v := range tensor.Data.([]float32) {
+			b := uint16(math.Float32bits(v) >> 16)
+			bits = append(bits, b)
+			exact[tensor.Name] = append(exact[tensor.Name], math.Float32frombits(uint32(b)<<16))
+		}
+		rounded[i] = safetensors.Tensor{Name: tensor.Name, DType: "BF16", Shape: tensor.Shape, Data: bits}
+	}
+	for _, test := range []struct {
+		name   string
+		write  func(dir string)
+		source func(name string, shape ...int) ([]float32, error)
+		eos    []int32
+	}{
+		{"one file", func(dir string) { writeTensors(t, dir, "model.safetensors", tensors...) }, random, []int32{5}},
+		{"shards", func(dir string) { shard(t, dir, tensors) }, random, []int32{5}},
+		{"BF16", func(dir string) {
+			writeTensors(t, dir, "model.safetensors", rounded...)
+			write(t, dir, "generation_config.json", `{"eos_token_id": [7, 8]}`)
+		}, func(name string, _ ...int) ([]float32, error) { return exact[name], nil }, []int32{7, 8}},
+	} {
+		dir := t.TempDir()
+		write(t, dir, "config.json", configJSON)
+		test.write(dir)
+		m, err := model.Open(dir)
+		if err != nil {
+			t.Errorf("%s: %v", test.name, err)
+			continue
+		}
+		wantConfig := c
+		wantConfig.EOS = test.eos
+		if diff := cmp.Diff(wantConfig, m.Config()); diff != "" {
+			t.Errorf("%s: %s", test.name, diff)
+		}
+		original, err := model.New(c, test.source)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := forward(t, original, newCache(t, original, 50), ids, dense)
+		near(t, test.name, forward(t, m, newCache(t, m, 50), ids, dense), want, 0)
+		if err := m.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// A directory that is not a model is refused with an error that names the file at fault, and what in it.
+func TestOpenErrors(t *testing.T) {
+	tensors := checkpoint(t)
+	without := func(name string, instead ...safetensors.Tensor) []safetensors.Tensor {
+		for _, t := range tensors {
+			if t.Name != name {
+				instead = append(instead, t)
+			}
+		}
+		return instead
+	}
+	const norm = "model.norm.weight"
+	for _, test := range []struct {
+		name  string
+		write func(dir string)
+		want  []string
+	}{
+		{"empty", func(dir string) {}, []string{"config.json"}},
+		{"bad config", func(dir string) { write(t, dir, "config.json", "{}") }, []string{"config.json", "architectures"}},
+		{"no weights", func(dir string) { write(t, dir, "config.json", configJSON) },
+			[]string{"model.safetensors", "index.json"}},
+		{"bad generation config", func(dir string) {
+			write(t, dir, "config.json", configJSON)
+			write(t, dir, "generation_config.json", `{"eos_token_id": 61}`)
+		}, []string{"generation_config.json", "eos_token_id", "61"}},
+		{"not safetensors", func(dir string) {
+			write(t, dir, "config.json", configJSON)
+			write(t, dir, "model.safetensors", "garbage, and then some")
+		}, []string{"model.safetensors", "header"}},
+		{"missing tensor", func(dir string) {
+			write(t, dir, "config.json", configJSON)
+			writeTensors(t, dir, "model.safetensors", without(norm)...)
+		}, []string{"model.safetensors", norm}},
+		{"wrong shape", func(dir string) {
+			write(t, dir, "config.json", configJSON)
+			writeTensors(t, dir, "model.safetensors",
+				without(norm, safetensors.Tensor{Name: norm, DType: "F32", Shape: []int{1, 40}, Data: make([]float32, 40)})...)
+		}, []string{"model.safetensors", norm, "[1 40]", "[40]"}},
+		{"wrong type", func(dir string) {
+			write(t, dir, "config.json", configJSON)
+			writeTensors(t, dir, "model.safetensors",
+				without(norm, safetensors.Tensor{Name: norm, DType: "F16", Shape: []int{40}, Data: make([]uint16, 40)})...)
+		}, []string{"model.safetensors", norm, "F16", "F32 or BF16"}},
+		{"not in the index", func(dir string) {
+			write(t, dir, "config.json", configJSON)
+			shard(t, dir, without(norm))
+		}, []string{"index.json", norm}},
+		{"shard missing", func(dir string) {
+			write(t, dir, "config.json", configJSON)
+			shard(t, dir, tensors)
+			os.Remove(filepath.Join(dir, "model-00002-of-00002.safetensors"))
+		}, []string{"model-00002-of-00002.safetensors"}},
+		{"index errs", func(dir string) {
+			write(t, dir, "config.json", configJSON)
+			shard(t, dir, tensors)
+			entries := []string{}
+			for _, t := range tensors {
+				entries = append(entries, fmt.Sprintf("%q: %q", t.Name, "model-00001-of-00002.safetensors"))
+			}
+			write(t, dir, "model.safetensors.index.json", `{"weight_map": {`+strings.Join(entries, ",")+`}}`)
+		}, []string{"model-00001-of-00002.safetensors", "no tensor"}},
+		{"empty index", func(dir string) {
+			write(t, dir, "config.json", configJSON)
+			write(t, dir, "model.safetensors.index.json", "{}")
+		}, []string{"index.json", "weight_map"}},
+		{"index of numbers", func(dir string) {
+			write(t, dir, "config.json", configJSON)
+			write(t, dir, "model.safetensors.index.json", `{"weight_map": {"a": 1}}`)
+		}, []string{"index.json", "weight_map", "number"}},
+		{"index elsewhere", func(dir string) {
+			write(t, dir, "config.json", configJSON)
+			write(t, dir, "model.safetensors.index.json", `{"weight_map": {"a": "../model.safetensors"}}`)
+		}, []string{"index.json", `"a"`, "../model.safetensors"}},
+	} {
+		dir := t.TempDir()
+		test.write(dir)
+		_, err := model.Open(dir)
+		if err == nil {
+			t.Errorf("%s: no error", test.name)
+			continue
+		}
+		for _, w := range test.want {
+			if !strings.Contains(err.Error(), w) {
+				t.Errorf("%s: error %q does not mention %q", test.name, err, w)
+			}
+		}
+	}
+}
+
+// A source of weights that errs or returns too few is passed on.
+func TestNewErrors(t *testing.T) {
+	c := configs["grouped, untied"]
+	for want, source := range map[string]func(name string, shape ...int) ([]float32, error){
+		"sorry": func(string, ...int) ([]float32, error) { return nil, fmt.Errorf("sorry") },
+		`"model.embed_tokens.weight" has 1 elements; want 2440`: func(string, ...int) ([]float32, error) { return []float32{1}, nil },
+	} {
+		if _, err := model.New(c, source); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("error %v, want one that mentions %q", err, want)
+		}
+	}
+	c.HeadDim = 3
+	if _, err := model.New(c, random); err == nil || !strings.Contains(err.Error(), "head_dim is 3") {
+		t.Errorf("error %v, want one that mentions head_dim", err)
+	}
+}
