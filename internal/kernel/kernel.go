@@ -147,8 +147,8 @@ func (s *Set) ColMax(rows, n int, x []float32, ld int, mx []float32) {
 }
 
 // ExpSum replaces x[i*ld+j] by 2^(x[i*ld+j] − m[j]) and adds it to l[j], for i in [0, rows) and j in [0, n), n a
-// multiple of Lanes. Results below 2^−126 may be 0. It is within 2 ulp, for
-// exponents up to 127.
+// multiple of Lanes. It is within 2 ulp, for exponents up to 127; below 2^−64, a share that no sum in single precision
+// notices, it is 0.
 func (s *Set) ExpSum(rows, n int, x []float32, ld int, m, l []float32) {
 	if rows == 0 || n == 0 {
 		return

@@ -4,9 +4,6 @@ package kernel
 
 import "golang.org/x/sys/cpu"
 
-// expLow is the lowest exponent that the AVX2 level of ExpSum does not take for zero.
-var expLow float32 = -126
-
 func native() []*Set {
 	var sets []*Set
 	if !cpu.X86.HasAVX2 || !cpu.X86.HasFMA {

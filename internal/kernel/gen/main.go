@@ -216,7 +216,7 @@ func (p *printer) colMax() {
 	})
 }
 
-// expSum: 2^x = 2^⌊x⌋ · p(x − ⌊x⌋).
+// expSum: 2^x = 2^⌊x⌋ · p(x − ⌊x⌋), cleared unless x is not below the lowest exponent (a NaN is not).
 func (p *printer) expSum() {
 	p.text("expSum"+p.name, "rows int, x *float32, ld uintptr, n int, m, l *float32", 48)
 	vecs := columns / p.lanes
@@ -227,9 +227,7 @@ func (p *printer) expSum() {
 	for i := range 7 {
 		p.f("\tVBROADCASTSS ·expCoef+%d(SB), %s", 4*i, c(i))
 	}
-	if !wide {
-		p.f("\tVBROADCASTSS ·expLow+0(SB), %s", p.v(low))
-	}
+	p.f("\tVBROADCASTSS ·expLow+0(SB), %s", p.v(low))
 	p.columnLoop(func() {
 		m := func(j int) string { return p.v(j) }
 		l := func(j int) string { return p.v(2 + j) }
@@ -251,9 +249,9 @@ func (p *printer) expSum() {
 				p.f("\tVFMADD213PS %s, %s, %s", c(i), f, e)
 			}
 			if wide {
-				p.f("\tVSCALEFPS %s, %s, %s", x, e, e)
+				p.f("\tVCMPPS $5, %s, %s, K1\n\tVSCALEFPS.Z %s, %s, K1, %s", p.v(low), x, x, e, e)
 			} else {
-				// Put ⌊x⌋ into the exponent, and clear what is below 2^−126 (a NaN is not).
+				// Put ⌊x⌋ into the exponent.
 				p.f("\tVCVTPS2DQ %[1]s, %[1]s\n\tVPSLLD $23, %[1]s, %[1]s\n\tVPADDD %[1]s, %[2]s, %[2]s", p.v(7), e)
 				p.f("\tVCMPPS $5, %[1]s, %[2]s, %[2]s\n\tVANDPS %[2]s, %[3]s, %[3]s", p.v(low), x, e)
 			}
