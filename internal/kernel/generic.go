@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"math"
+	"runtime"
 	"unsafe"
 )
 
@@ -129,7 +130,5 @@ func fmaGeneric(rounds int) {
 			}
 		}
 	}
-	sink = acc[0]
+	runtime.KeepAlive(acc)
 }
-
-var sink float32

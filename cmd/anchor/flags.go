@@ -1,0 +1,92 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/anchorattention/anchor"
+	"github.com/spf13/cobra"
+)
+
+// paramFlags defines the flags of AnchorAttention's parameters, with their published defaults.
+func paramFlags(c *cobra.Command) *anchor.Params {
+	p := anchor.DefaultParams()
+	f := c.Flags()
+	f.IntVar(&p.Block, "block", p.Block, "anchor: `rows` that one mean query stands for in the search")
+	f.IntVar(&p.Step, "step", p.Step, "anchor: `blocks` that share one set of stripes")
+	f.IntVar(&p.Init, "init", p.Init, "anchor: first `keys`, always attended")
+	f.IntVar(&p.Local, "local", p.Local, "anchor: `keys` just before a group of block·step rows, always attended")
+	f.Float64Var(&p.Theta, "theta", p.Theta, "anchor: `nats` below the anchor at which a key is still kept; inf keeps all, -inf none")
+	f.IntVar(&p.Tail, "tail", p.Tail, "anchor: last `rows` of the prompt, which see every key")
+	return &p
+}
+
+func threadsFlag(c *cobra.Command) *int {
+	return c.Flags().Int("threads", 0, "`goroutines` to compute on; 0 means one per core")
+}
+
+func jsonFlag(c *cobra.Command, what string) *bool {
+	return c.Flags().Bool("json", false, "print "+what+" to stdout, and nothing else")
+}
+
+// methods are the names of the methods of attention.
+var methods = []string{"anchor", "dense"}
+
+// planner returns the method of a name that was given to a flag.
+func planner(flag, name string, p anchor.Params) (anchor.Planner, error) {
+	var method anchor.Planner
+	switch name {
+	case "anchor":
+		method = anchor.AnchorAttention(p)
+	case "dense":
+		method = anchor.Dense()
+	default:
+		return nil, usageError{fmt.Errorf("--%s is %q; want one of %s", flag, name, strings.Join(methods, ", "))}
+	}
+	if err := method.Validate(); err != nil {
+		return nil, usageError{err}
+	}
+	return method, nil
+}
+
+// reportParams returns the parameters to report, nil for a method that has none.
+func reportParams(method string, p anchor.Params) *anchor.Params {
+	if method != "anchor" {
+		return nil
+	}
+	return &p
+}
+
+// printJSON writes one value on one line.
+func printJSON(w io.Writer, v any) error { return json.NewEncoder(w).Encode(v) }
+
+// stages are the names of the stages of attention, in the order in which they are done.
+func stages() []string {
+	var names []string
+	for _, s := range []anchor.Stage{anchor.StageDense, anchor.StageWindow, anchor.StageSearch, anchor.StageGather, anchor.StageSparse} {
+		names = append(names, s.String())
+	}
+	return names
+}
+
+// takes checks the number of arguments, which have the given names; those in brackets may be left out.
+func takes(names ...string) cobra.PositionalArgs {
+	least := 0
+	for _, n := range names {
+		if n[0] != '[' {
+			least++
+		}
+	}
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) >= least && len(args) <= len(names) {
+			return nil
+		}
+		want := strings.Join(names, " ")
+		if want == "" {
+			want = "none"
+		}
+		return usageError{fmt.Errorf("arguments are %q; want %s", args, want)}
+	}
+}

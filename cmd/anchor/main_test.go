@@ -1,0 +1,210 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// anchorCommand runs a command line and returns the exit status and what it printed.
+func anchorCommand(t testing.TB, args ...string) (status int, stdout, stderr string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	status = run(t.Context(), args, strings.NewReader(""), &out, &errs)
+	return status, out.String(), errs.String()
+}
+
+// mustRun runs a command line that is to succeed, without a word on stderr, and returns its stdout.
+func mustRun(t testing.TB, args ...string) string {
+	t.Helper()
+	status, stdout, stderr := anchorCommand(t, args...)
+	if status != 0 || stderr != "" {
+		t.Fatalf("anchor %q: status %d, stderr %q", args, status, stderr)
+	}
+	return stdout
+}
+
+// object decodes stdout, which is one JSON object, and checks that it has the given fields.
+func object(t testing.TB, stdout string, fields string) map[string]any {
+	t.Helper()
+	d := json.NewDecoder(strings.NewReader(stdout))
+	var m map[string]any
+	if err := d.Decode(&m); err != nil {
+		t.Fatalf("%v in %q", err, stdout)
+	}
+	if d.More() {
+		t.Errorf("more than one value in %q", stdout)
+	}
+	for _, f := range strings.Fields(fields) {
+		if _, ok := m[f]; !ok {
+			t.Errorf("no field %s in %s", f, stdout)
+		}
+	}
+	return m
+}
+
+// Every subcommand says what it does, shows an example, and describes all its flags.
+func TestHelp(t *testing.T) {
+	for _, c := range newRoot().Commands() {
+		if c.Long == "" || c.Example == "" || c.Short == "" {
+			t.Errorf("%s lacks a description or an example", c.Name())
+		}
+		c.Flags().VisitAll(func(f *pflag.Flag) {
+			if f.Usage == "" {
+				t.Errorf("%s --%s has no description", c.Name(), f.Name)
+			}
+		})
+		for line := range strings.Lines(mustRun(t, c.Name(), "--help")) {
+			if strings.ContainsRune(line, '\t') {
+				t.Errorf("%s --help has a tab in %q", c.Name(), line)
+			}
+		}
+	}
+	if out := mustRun(t); !strings.Contains(out, "anchor demo") {
+		t.Errorf("anchor alone prints %q; want the help", out)
+	}
+	if out := mustRun(t, "--version"); !strings.HasPrefix(out, "anchor version ") {
+		t.Errorf("--version prints %q", out)
+	}
+	if out := mustRun(t, "completion", "bash"); !strings.Contains(out, "complete") {
+		t.Error("no completion for bash")
+	}
+}
+
+// An error is one line on stderr that begins with the command's name; its status is 2 when the command line is wrong
+// and else 1.
+func TestErrors(t *testing.T) {
+	dir := t.TempDir()
+	in, out := filepath.Join(dir, "in"), filepath.Join(dir, "out")
+	copyFile(t, in, "testdata/golden.safetensors")
+	link := filepath.Join(dir, "link")
+	if err := os.Link(in, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range []struct {
+		args   []string
+		status int
+		want   string
+	}{
+		{[]string{"nope"}, 2, `subcommand is "nope"`},
+		{[]string{"--nope"}, 2, "unknown flag: --nope"},
+		{[]string{"attend"}, 2, "want IN"},
+		{[]string{"attend", in}, 2, "-o OUT is missing"},
+		{[]string{"attend", in, "-o", in}, 2, "is the input file"},
+		{[]string{"attend", in, "-o", link}, 2, "is the input file"},
+		{[]string{"attend", in, "-o", out, "--stripes", in}, 2, "is the input file"},
+		{[]string{"attend", in, "-o", out, "--stripes", dir + "/./out"}, 2, "want two files"},
+		{[]string{"attend", in, "-o", out, "--stripes", dir + "/s", "--method", "dense"}, 2, "which has none"},
+		{[]string{"attend", in, "-o", dir}, 1, "not a regular file"},
+		{[]string{"attend", in, "-o", dir + "/no/out"}, 1, "no such file"},
+		{[]string{"attend", dir + "/no", "-o", out}, 1, "no such file"},
+		{[]string{"attend", in, "-o", out, "--method", "x"}, 2, `--method is "x"; want one of anchor, dense`},
+		{[]string{"attend", in, "-o", out, "--theta", "x"}, 2, "--theta"},
+		{[]string{"attend", in, "-o", out, "--theta", "nan"}, 2, "Theta is NaN"},
+		{[]string{"attend", in, "-o", out, "--block", "0"}, 2, "Block is 0"},
+		{[]string{"attend", in, "-o", out, "--tail", "-1"}, 2, "Tail is -1"},
+		{[]string{"attend", in, "-o", out, "--scale", "inf"}, 2, "--scale is +Inf"},
+		{[]string{"attend", in, "-o", out, "--threads", "-1"}, 2, "--threads is -1"},
+		{[]string{"attend", in, "-o", out, "--audit", "-1"}, 2, "--audit is -1"},
+		{[]string{"attend", in, "-o", out, "--prompt", "-1"}, 2, "--prompt is -1"},
+		{[]string{"attend", in, "-o", out, "--prompt", "999999999"}, 1, "Prompt is 999999999"},
+		{[]string{"run", "x"}, 2, "--model is missing"},
+		{[]string{"run", "--model", dir}, 2, "no PROMPT"},
+		{[]string{"run", "--model", dir, "x"}, 1, "tokenizer.json"},
+		{[]string{"run", "--model", dir, "--file", dir + "/no"}, 1, "no such file"},
+		{[]string{"run", "--model", dir, "x", "--max-tokens", "0"}, 2, "--max-tokens is 0"},
+		{[]string{"run", "--model", dir, "x", "--attention", "y"}, 2, `--attention is "y"`},
+		{[]string{"bench", "x"}, 2, "want none"},
+		{[]string{"bench", "--lengths", "0"}, 2, "length is 0"},
+		{[]string{"bench", "--methods", "x"}, 2, `--methods is "x"`},
+		{[]string{"bench", "--workload", "x"}, 2, `workload is "x"`},
+		{[]string{"bench", "--runs", "0"}, 2, "runs are 0"},
+		{[]string{"demo", "--tokens", "1"}, 2, "prompt of 1 tokens"},
+		{[]string{"demo", "--depth", "2"}, 2, "depth is 2"},
+		{[]string{"demo", "--step", "0"}, 2, "Step is 0"},
+		{[]string{"make-model", "x", dir}, 2, `kind of model is "x"`},
+		{[]string{"make-model", "retrieval", in}, 1, "in"},
+	} {
+		status, stdout, stderr := anchorCommand(t, k.args...)
+		if status != k.status || stdout != "" {
+			t.Errorf("anchor %q: status %d, stdout %q; want status %d and none", k.args, status, stdout, k.status)
+		}
+		if !strings.HasPrefix(stderr, "anchor: ") || strings.HasPrefix(stderr, "anchor: anchor: ") ||
+			strings.Index(stderr, "\n") != len(stderr)-1 || !strings.Contains(stderr, k.want) {
+			t.Errorf("anchor %q: stderr %q; want one line with %q", k.args, stderr, k.want)
+		}
+	}
+	if left := names(t, dir); !slices.Equal(left, []string{"in", "link"}) {
+		t.Errorf("errors left %q behind", left)
+	}
+}
+
+// A command that is interrupted says so, and leaves no files.
+func TestInterrupt(t *testing.T) {
+	dir := t.TempDir()
+	for _, args := range [][]string{
+		{"attend", "testdata/golden.safetensors", "-o", dir + "/out"},
+		{"bench", "--lengths", "256"},
+		{"demo", "--tokens", "500"},
+	} {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		var stdout, stderr bytes.Buffer
+		status := run(ctx, args, strings.NewReader(""), &stdout, &stderr)
+		if status != 1 || stdout.Len() > 0 || !strings.HasSuffix(stderr.String(), "anchor: interrupted\n") {
+			t.Errorf("anchor %q: status %d, %q, %q; want 1 and that it was interrupted", args, status, stdout.String(), stderr.String())
+		}
+	}
+	if left := names(t, dir); len(left) > 0 {
+		t.Errorf("%q left behind", left)
+	}
+}
+
+// The flags of AnchorAttention's parameters are the same wherever there are any.
+func TestParamFlags(t *testing.T) {
+	var c cobra.Command
+	paramFlags(&c)
+	for _, sub := range newRoot().Commands() {
+		if sub.Name() == "make-model" {
+			continue
+		}
+		c.Flags().VisitAll(func(f *pflag.Flag) {
+			if g := sub.Flags().Lookup(f.Name); g == nil || g.DefValue != f.DefValue || g.Usage != f.Usage {
+				t.Errorf("%s --%s is not the shared flag", sub.Name(), f.Name)
+			}
+		})
+	}
+}
+
+func copyFile(t testing.TB, to, from string) {
+	t.Helper()
+	data, err := os.ReadFile(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(to, data, 0o666); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// names returns the files in a directory.
+func names(t testing.TB, dir string) []string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []string
+	for _, e := range entries {
+		all = append(all, e.Name())
+	}
+	return all
+}

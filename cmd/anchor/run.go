@@ -1,0 +1,200 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/anchorattention/anchor"
+	"github.com/anchorattention/anchor/generate"
+	"github.com/anchorattention/anchor/model"
+	"github.com/anchorattention/anchor/tokenizer"
+	"github.com/spf13/cobra"
+)
+
+func newRun() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "run --model DIR [--file TEXT] [flags] [PROMPT]",
+		Short: "Continue a prompt with a model",
+		Long: `Run continues a prompt with a Llama model and prints the text to stdout as it
+comes, then timings to stderr. At every step the likeliest token is taken, until
+the model ends the text or --max-tokens are there.
+
+The model is a directory as Hugging Face lays it out: config.json, tokenizer.json
+and model.safetensors, or shards with model.safetensors.index.json. The prompt is
+PROMPT as it stands, without a chat template; with --file, the text in that file,
+an empty line, and PROMPT.
+
+--attention is the prompt's; generated tokens see every key.
+
+With --json, one object is printed instead: text, tokens (of the prompt), generated,
+ended (by the model), attention, isa, params, ttft_seconds (time to first token,
+the audit left out), attention_seconds, other_seconds, stage_seconds, density, recall
+{mean, p5, min} if audited, and decode_tokens_per_second.`,
+		Example: `  anchor run --model ./SmolLM2-135M "The capital of France is"
+  anchor run --model ./SmolLM2-135M --file report.txt "In short,"
+  anchor run --model ./SmolLM2-135M --file report.txt --attention dense "In short,"`,
+		Args: takes("[PROMPT]"),
+	}
+	g := generation{}
+	f := c.Flags()
+	f.StringVar(&g.model, "model", "", "`directory` of the model, required")
+	f.StringVar(&g.file, "file", "", "`file` of text that comes before the prompt; - means stdin")
+	f.StringVar(&g.attention, "attention", "anchor", "`method` of attention: "+strings.Join(methods, ", "))
+	f.IntVar(&g.maxTokens, "max-tokens", 128, "`tokens` to generate at most")
+	f.IntVar(&g.audit, "audit", 0, "`rows` of the prompt, of each head and layer, whose exact recall is measured")
+	g.params = paramFlags(c)
+	g.threads = threadsFlag(c)
+	g.json = jsonFlag(c, "text and measurements as one JSON object")
+	c.RunE = g.run
+	return c
+}
+
+// generation is one run of the subcommand.
+type generation struct {
+	model, file, attention string
+	maxTokens, audit       int
+	params                 *anchor.Params
+	threads                *int
+	json                   *bool
+}
+
+func (g *generation) run(c *cobra.Command, args []string) (err error) {
+	method, err := planner("attention", g.attention, *g.params)
+	if err != nil {
+		return err
+	}
+	switch {
+	case g.model == "":
+		return usageError{errors.New("--model is missing; want the directory of a model")}
+	case g.file == "" && len(args) == 0:
+		return usageError{errors.New("no PROMPT and no --file; want one at least")}
+	case g.maxTokens < 1:
+		return usageError{fmt.Errorf("--max-tokens is %d; want ≥ 1", g.maxTokens)}
+	case *g.threads < 0:
+		return usageError{fmt.Errorf("--threads is %d; want ≥ 0", *g.threads)}
+	case g.audit < 0:
+		return usageError{fmt.Errorf("--audit is %d; want ≥ 0", g.audit)}
+	}
+	text, err := g.prompt(c.InOrStdin(), args)
+	if err != nil {
+		return err
+	}
+	tok, err := tokenizer.Load(filepath.Join(g.model, "tokenizer.json"))
+	if err != nil {
+		return err
+	}
+	m, err := model.Open(g.model)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, m.Close()) }()
+
+	bar := startProgress(c.ErrOrStderr(), "reading the prompt")
+	defer bar.end()
+	prompt := tok.Encode(text, true).IDs
+	stream := tok.NewStream(true)
+	var out strings.Builder
+	put := func(s string) error {
+		if *g.json {
+			out.WriteString(s)
+			return nil
+		}
+		_, err := io.WriteString(c.OutOrStdout(), s)
+		return err
+	}
+	started := false
+	res, err := generate.Greedy(c.Context(), m, generate.Request{
+		Prompt: prompt, MaxTokens: g.maxTokens, Planner: method, Threads: *g.threads, AuditRows: g.audit,
+		Progress: bar.report,
+		Token: func(id int32) error {
+			bar.end()
+			started = true
+			return put(stream.Put(id))
+		},
+	})
+	bar.end()
+	if started {
+		end := stream.Flush()
+		if !*g.json {
+			end += "\n"
+		}
+		err = errors.Join(err, put(end))
+	}
+	if err != nil {
+		return err
+	}
+	r := newGenerated(g.attention, *g.params, len(prompt), res)
+	if *g.json {
+		return printJSON(c.OutOrStdout(), struct {
+			Text string `json:"text"`
+			generated
+		}{out.String(), r})
+	}
+	fmt.Fprintf(c.ErrOrStderr(), "prompt: %d tokens, first token after %.3f s, %.3f s of it in attention (%s, density %.1f %%)\n",
+		r.Tokens, r.TTFT, r.AttentionSeconds, g.attention, 100*r.Density)
+	if r.Recall != nil {
+		fmt.Fprintf(c.ErrOrStderr(), "recall: mean %.5f, 5th percentile %.5f, minimum %.5f\n", r.Recall.Mean, r.Recall.P5, r.Recall.Min)
+	}
+	fmt.Fprintf(c.ErrOrStderr(), "generated: %d tokens, %.1f tokens/s\n", r.Generated, r.TokensPerSecond)
+	return nil
+}
+
+// prompt returns the text to continue.
+func (g *generation) prompt(stdin io.Reader, args []string) (string, error) {
+	question := strings.Join(args, "")
+	if g.file == "" {
+		return question, nil
+	}
+	var text []byte
+	var err error
+	if g.file == "-" {
+		text, err = io.ReadAll(stdin)
+	} else {
+		text, err = os.ReadFile(g.file)
+	}
+	if err != nil {
+		return "", err
+	}
+	if question == "" {
+		return string(text), nil
+	}
+	return string(text) + "\n\n" + question, nil
+}
+
+// generated are the measurements of one generation.
+type generated struct {
+	Attention        string             `json:"attention"` // method of the prompt's attention
+	ISA              string             `json:"isa"`
+	Params           *anchor.Params     `json:"params"`
+	Tokens           int                `json:"tokens"` // of the prompt
+	TTFT             float64            `json:"ttft_seconds"`
+	AttentionSeconds float64            `json:"attention_seconds"`
+	OtherSeconds     float64            `json:"other_seconds"`
+	StageSeconds     map[string]float64 `json:"stage_seconds"`
+	Density          float64            `json:"density"`
+	Stripes          int64              `json:"stripes"`
+	Recall           *anchor.Recall     `json:"recall,omitempty"`
+	Generated        int                `json:"generated"` // tokens
+	Ended            bool               `json:"ended"`     // by the model
+	TokensPerSecond  float64            `json:"decode_tokens_per_second"`
+}
+
+func newGenerated(attention string, params anchor.Params, tokens int, res *generate.Result) generated {
+	a := res.Attention
+	g := generated{
+		Attention: attention, ISA: a.ISA, Params: reportParams(attention, params), Tokens: tokens,
+		TTFT:             res.FirstToken,
+		AttentionSeconds: res.AttentionSeconds, OtherSeconds: res.OtherSeconds,
+		StageSeconds: a.StageSeconds(), Density: a.Density(), Stripes: a.Stripes,
+		Generated: len(res.Tokens), Ended: res.Ended, TokensPerSecond: res.TokensPerSecond(),
+	}
+	if len(a.Audit) > 0 {
+		g.Recall = &a.Recall
+	}
+	delete(g.StageSeconds, anchor.StageAudit.String())
+	return g
+}
