@@ -119,7 +119,7 @@ func (w *worker) load(g *Group, positions int, position func(i int) int) {
 				clear(row)
 			}
 		}
-		kernel.Transpose(tileRows, dim, tile, dim, q[first*dim:], tileRows, float32(w.scale))
+		w.kernels.Pack(tileRows, dim, tile, dim, q[first*dim:], tileRows, float32(w.scale))
 	}
 	clear(grow(&w.acc, rows*padded(dim, lanes)))
 	clear(grow(&w.sum, rows))
@@ -307,9 +307,8 @@ func (w *worker) rescale(i int, top float32, width int) {
 	}
 	f := float32(math.Exp2(float64(old) - float64(top)))
 	w.sum[i] *= f
-	for d, acc := 0, w.acc[i*width:]; d < width; d++ {
-		acc[d] *= f
-	}
+	acc := w.acc[i*width:][:width]
+	w.kernels.Scale(acc, acc, f)
 }
 
 // hasNaN tells whether a row with an infinite logit has met a NaN too, in the sum of earlier blocks or in the n
@@ -360,14 +359,7 @@ func (g *Group) finish() (notFinite int64) {
 			out, _, _ := g.seq.O.run(head, row)
 			out = out[:g.Dim]
 			acc := w.acc[i*width:][:g.Dim]
-			inverse := 1 / w.sum[i]
-			var bad float32
-			for d, x := range acc {
-				x *= inverse
-				out[d] = x
-				bad += x * 0
-			}
-			if bad != 0 {
+			if !w.kernels.Scale(out, acc, 1/w.sum[i]) {
 				notFinite++
 			}
 			if g.seq.LSE.dtype != 0 {

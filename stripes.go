@@ -83,9 +83,7 @@ func (g *Group) Search(candidates Span, blocks []Span, theta float64) [][]int32 
 			var anchor float64
 			for p := b.From; p < b.To; p++ {
 				g.seq.Q.read(row, g.firstHead+h, p-g.First())
-				for d, x := range row {
-					mean[d] += x
-				}
+				w.kernels.Add(mean, row)
 				anchor += float64(g.rowMax(h, p))
 			}
 			rows := float64(b.To - b.From)

@@ -12,6 +12,9 @@ var generic = Set{
 	colMax: colMaxGeneric,
 	expSum: expSumGeneric,
 	sel:    selectGeneric,
+	pack:   packGeneric,
+	scale:  scaleGeneric,
+	add:    addGeneric,
 	fma:    fmaGeneric,
 	flops:  2 * 8 * 16,
 }
@@ -119,6 +122,36 @@ func selectGeneric(rows int, x *float32, step uintptr, n int, top *float32, thet
 		}
 	}
 	return kept
+}
+
+func packGeneric(cols int, src *float32, lds uintptr, dst *float32, ldd uintptr, f float32) {
+	for i := range uintptr(Lanes) {
+		row := unsafe.Slice((*float32)(unsafe.Add(unsafe.Pointer(src), i*lds)), cols)
+		for j, x := range row {
+			*(*float32)(unsafe.Add(unsafe.Pointer(dst), uintptr(j)*ldd+i*size)) = x * f
+		}
+	}
+}
+
+func scaleGeneric(n int, dst, src *float32, f float32) (bad uint32) {
+	to := unsafe.Slice(dst, n)
+	var sum float32
+	for i, x := range unsafe.Slice(src, n) {
+		x *= f
+		to[i] = x
+		sum += x * 0
+	}
+	if sum != 0 {
+		return 1
+	}
+	return 0
+}
+
+func addGeneric(n int, dst, src *float32) {
+	to := unsafe.Slice(dst, n)
+	for i, x := range unsafe.Slice(src, n) {
+		to[i] += x
+	}
 }
 
 func fmaGeneric(rounds int) {

@@ -11,6 +11,7 @@ package kernel
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"strings"
 	"sync"
@@ -28,6 +29,9 @@ type Set struct {
 	colMax func(rows int, x *float32, ld uintptr, n int, mx *float32)
 	expSum func(rows int, x *float32, ld uintptr, n int, m, l *float32)
 	sel    func(rows int, x *float32, ld uintptr, n int, top *float32, theta float32, base int32, dst *int32) (kept int)
+	pack   func(cols int, src *float32, lds uintptr, dst *float32, ldd uintptr, f float32)
+	scale  func(n int, dst, src *float32, f float32) (bad uint32) // 0 if all of dst is finite
+	add    func(n int, dst, src *float32)
 	fma    func(rounds int)
 	flops  int // floating-point operations in one round of fma
 }
@@ -115,21 +119,45 @@ func (s *Set) Gemm(m, n, k int, a []float32, ars, acs int, b []float32, ldb int,
 	}
 }
 
-// Transpose sets dst[j*ldd+i] = scale·src[i*lds+j] for i in [0, rows) and j in [0, cols).
-func Transpose(rows, cols int, src []float32, lds int, dst []float32, ldd int, scale float32) {
-	i := 0
-	for ; i+4 <= rows; i += 4 { // four at a time, to write neighbours together
-		a, b, c, d := src[i*lds:][:cols], src[(i+1)*lds:][:cols], src[(i+2)*lds:][:cols], src[(i+3)*lds:][:cols]
-		to := dst[i : (cols-1)*ldd+i+4]
-		for j, x := range a {
-			out := (*[4]float32)(to[j*ldd:])
-			out[0], out[1], out[2], out[3] = x*scale, b[j]*scale, c[j]*scale, d[j]*scale
-		}
+// Pack transposes a matrix of whole Lanes of rows: dst[j*ldd+i] = f·src[i*lds+j] for i in [0, rows) and j in [0, cols).
+func (s *Set) Pack(rows, cols int, src []float32, lds int, dst []float32, ldd int, f float32) {
+	if rows == 0 || cols == 0 {
+		return
 	}
-	for ; i < rows; i++ {
-		for j, x := range src[i*lds:][:cols] {
-			dst[j*ldd+i] = x * scale
-		}
+	if rows%Lanes != 0 || lds > math.MaxInt32/size/Lanes {
+		panic(fmt.Sprintf("kernel: Pack with %d rows, %d apart", rows, lds))
+	}
+	_, _ = src[(rows-1)*lds+cols-1], dst[(cols-1)*ldd+rows-1]
+	for i := 0; i < rows; i += Lanes {
+		s.pack(cols, &src[i*lds], uintptr(lds)*size, &dst[i], uintptr(ldd)*size, f)
+	}
+}
+
+// Scale sets dst = f·src and reports whether all of dst is finite. The two have the same length and may be the same.
+func (s *Set) Scale(dst, src []float32, f float32) (finite bool) {
+	finite = true
+	n := len(src) / Lanes * Lanes
+	_ = dst[:len(src)]
+	if n > 0 {
+		finite = s.scale(n, &dst[0], &src[0], f) == 0
+	}
+	for i, x := range src[n:] {
+		x *= f
+		dst[n+i] = x
+		finite = finite && x*0 == 0
+	}
+	return finite
+}
+
+// Add adds src to dst, which is as long.
+func (s *Set) Add(dst, src []float32) {
+	n := len(src) / Lanes * Lanes
+	_ = dst[:len(src)]
+	if n > 0 {
+		s.add(n, &dst[0], &src[0])
+	}
+	for i, x := range src[n:] {
+		dst[n+i] += x
 	}
 }
 

@@ -107,24 +107,62 @@ func TestBounds(t *testing.T) {
 	})
 }
 
-func TestTranspose(t *testing.T) {
-	r := rand.New(rand.NewPCG(9, 10))
-	for _, rows := range []int{0, 1, 3, 4, 9} {
-		for _, cols := range []int{1, 5, 16} {
-			lds, ldd := cols+2, rows+3
-			src, dst := random(r, (rows+1)*lds), make([]float32, cols*ldd)
-			Transpose(rows, cols, src, lds, dst, ldd, 2)
-			for at, got := range dst {
-				want := float32(0)
-				if i := at % ldd; i < rows {
-					want = 2 * src[i*lds+at/ldd]
-				}
-				if got != want {
-					t.Fatalf("%d×%d: element %d is %v; want %v", rows, cols, at, got, want)
+// Pack transposes and scales, and writes nothing else.
+func TestPack(t *testing.T) {
+	forLevels(t, func(t *testing.T, s *Set) {
+		r := rand.New(rand.NewPCG(9, 10))
+		for _, rows := range []int{0, 16, 48} {
+			for _, cols := range []int{1, 5, 16, 33} {
+				lds, ldd := cols+r.IntN(3), rows+1+r.IntN(3)
+				src, dst := random(r, (rows+1)*lds), make([]float32, cols*ldd)
+				s.Pack(rows, cols, src, lds, dst, ldd, 2)
+				for at, got := range dst {
+					want := float32(0)
+					if i := at % ldd; i < rows {
+						want = 2 * src[i*lds+at/ldd]
+					}
+					if got != want {
+						t.Fatalf("%d×%d: element %d is %v; want %v", rows, cols, at, got, want)
+					}
 				}
 			}
 		}
-	}
+	})
+}
+
+// Scale and Add do what they say at every length, and Scale notices every NaN and infinity.
+func TestScaleAdd(t *testing.T) {
+	forLevels(t, func(t *testing.T, s *Set) {
+		r := rand.New(rand.NewPCG(11, 12))
+		for n := range 50 {
+			src, dst, was := random(r, n), random(r, n+1), []float32(nil)
+			was = slices.Clone(dst)
+			s.Add(dst[:n], src)
+			for i := range dst {
+				if want := was[i]; i < n && dst[i] != want+src[i] || i == n && dst[i] != want {
+					t.Fatalf("Add of %d: element %d is %v", n, i, dst[i])
+				}
+			}
+			was = slices.Clone(dst)
+			if !s.Scale(dst[:n], src, 3) {
+				t.Fatalf("Scale of %d finite numbers is not finite", n)
+			}
+			for i := range dst {
+				if i < n && dst[i] != 3*src[i] || i == n && dst[i] != was[i] {
+					t.Fatalf("Scale of %d: element %d is %v", n, i, dst[i])
+				}
+			}
+			for i := range src {
+				for _, bad := range []float64{math.NaN(), math.Inf(1), math.Inf(-1)} {
+					x := slices.Clone(src)
+					x[i] = float32(bad)
+					if s.Scale(x, x, 3) {
+						t.Fatalf("Scale of %d with %v at %d is finite", n, bad, i)
+					}
+				}
+			}
+		}
+	})
 }
 
 var odd = []float32{

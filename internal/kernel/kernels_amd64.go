@@ -38,6 +38,15 @@ func expSumAVX2(rows int, x *float32, ld uintptr, n int, m, l *float32)
 func selectAVX2(rows int, x *float32, ld uintptr, n int, top *float32, theta float32, base int32, dst *int32) (kept int)
 
 //go:noescape
+func packAVX2(cols int, src *float32, lds uintptr, dst *float32, ldd uintptr, f float32)
+
+//go:noescape
+func scaleAVX2(n int, dst, src *float32, f float32) (bad uint32)
+
+//go:noescape
+func addAVX2(n int, dst, src *float32)
+
+//go:noescape
 func fmaAVX2(rounds int)
 
 //go:noescape
@@ -132,6 +141,15 @@ func expSumAVX512(rows int, x *float32, ld uintptr, n int, m, l *float32)
 
 //go:noescape
 func selectAVX512(rows int, x *float32, ld uintptr, n int, top *float32, theta float32, base int32, dst *int32) (kept int)
+
+//go:noescape
+func packAVX512(cols int, src *float32, lds uintptr, dst *float32, ldd uintptr, f float32)
+
+//go:noescape
+func scaleAVX512(n int, dst, src *float32, f float32) (bad uint32)
+
+//go:noescape
+func addAVX512(n int, dst, src *float32)
 
 //go:noescape
 func fmaAVX512(rounds int)

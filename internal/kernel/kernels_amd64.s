@@ -1249,6 +1249,90 @@ columns:
 	VZEROUPPER
 	RET
 
+// func packAVX2(cols int, src *float32, lds uintptr, dst *float32, ldd uintptr, f float32)
+TEXT ·packAVX2(SB), NOSPLIT, $0-44
+	MOVQ cols+0(FP), AX
+	MOVQ src+8(FP), SI
+	MOVQ lds+16(FP), R8
+	MOVQ dst+24(FP), DI
+	MOVQ ldd+32(FP), R9
+	VBROADCASTSS f+40(FP), Y1
+	MOVQ R8, X2
+	VPBROADCASTD X2, Y0
+	VPMULLD ·iota16+0(SB), Y0, Y0
+	LEAQ (SI)(R8*8), BX
+
+loop:
+	VXORPS Y4, Y4, Y4
+	VPCMPEQD Y5, Y5, Y5
+	VGATHERDPS Y5, (SI)(Y0*1), Y4
+	VMULPS Y1, Y4, Y4
+	VMOVUPS Y4, 0(DI)
+	ADDQ $4, SI
+	VXORPS Y6, Y6, Y6
+	VPCMPEQD Y7, Y7, Y7
+	VGATHERDPS Y7, (BX)(Y0*1), Y6
+	VMULPS Y1, Y6, Y6
+	VMOVUPS Y6, 32(DI)
+	ADDQ $4, BX
+	ADDQ R9, DI
+	DECQ AX
+	JNZ loop
+	VZEROUPPER
+	RET
+
+// func scaleAVX2(n int, dst, src *float32, f float32) (bad uint32)
+TEXT ·scaleAVX2(SB), NOSPLIT, $0-36
+	MOVQ n+0(FP), AX
+	MOVQ dst+8(FP), DI
+	MOVQ src+16(FP), SI
+	VBROADCASTSS f+24(FP), Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+
+loop:
+	VMULPS 0(SI), Y0, Y4
+	VMOVUPS Y4, 0(DI)
+	VFMADD231PS Y4, Y1, Y2
+	VMULPS 32(SI), Y0, Y5
+	VMOVUPS Y5, 32(DI)
+	VFMADD231PS Y5, Y1, Y3
+	ADDQ $64, SI
+	ADDQ $64, DI
+	SUBQ $16, AX
+	JNZ loop
+	XORL AX, AX
+	VCMPPS $3, Y2, Y2, Y2
+	VMOVMSKPS Y2, BX
+	ORL BX, AX
+	VCMPPS $3, Y3, Y3, Y3
+	VMOVMSKPS Y3, BX
+	ORL BX, AX
+	MOVL AX, bad+32(FP)
+	VZEROUPPER
+	RET
+
+// func addAVX2(n int, dst, src *float32)
+TEXT ·addAVX2(SB), NOSPLIT, $0-24
+	MOVQ n+0(FP), AX
+	MOVQ dst+8(FP), DI
+	MOVQ src+16(FP), SI
+
+loop:
+	VMOVUPS 0(SI), Y0
+	VADDPS 0(DI), Y0, Y0
+	VMOVUPS Y0, 0(DI)
+	VMOVUPS 32(SI), Y1
+	VADDPS 32(DI), Y1, Y1
+	VMOVUPS Y1, 32(DI)
+	ADDQ $64, SI
+	ADDQ $64, DI
+	SUBQ $16, AX
+	JNZ loop
+	VZEROUPPER
+	RET
+
 // func fmaAVX2(rounds int)
 TEXT ·fmaAVX2(SB), NOSPLIT, $0-8
 	MOVQ rounds+0(FP), AX
@@ -6109,6 +6193,73 @@ columns:
 	SUBQ dst+48(FP), R10
 	SHRQ $2, R10
 	MOVQ R10, kept+56(FP)
+	VZEROUPPER
+	RET
+
+// func packAVX512(cols int, src *float32, lds uintptr, dst *float32, ldd uintptr, f float32)
+TEXT ·packAVX512(SB), NOSPLIT, $0-44
+	MOVQ cols+0(FP), AX
+	MOVQ src+8(FP), SI
+	MOVQ lds+16(FP), R8
+	MOVQ dst+24(FP), DI
+	MOVQ ldd+32(FP), R9
+	VBROADCASTSS f+40(FP), Z1
+	MOVQ R8, X2
+	VPBROADCASTD X2, Z0
+	VPMULLD ·iota16+0(SB), Z0, Z0
+
+loop:
+	VXORPS Z4, Z4, Z4
+	KXNORW K1, K1, K1
+	VGATHERDPS (SI)(Z0*1), K1, Z4
+	VMULPS Z1, Z4, Z4
+	VMOVUPS Z4, 0(DI)
+	ADDQ $4, SI
+	ADDQ R9, DI
+	DECQ AX
+	JNZ loop
+	VZEROUPPER
+	RET
+
+// func scaleAVX512(n int, dst, src *float32, f float32) (bad uint32)
+TEXT ·scaleAVX512(SB), NOSPLIT, $0-36
+	MOVQ n+0(FP), AX
+	MOVQ dst+8(FP), DI
+	MOVQ src+16(FP), SI
+	VBROADCASTSS f+24(FP), Z0
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+
+loop:
+	VMULPS 0(SI), Z0, Z4
+	VMOVUPS Z4, 0(DI)
+	VFMADD231PS Z4, Z1, Z2
+	ADDQ $64, SI
+	ADDQ $64, DI
+	SUBQ $16, AX
+	JNZ loop
+	XORL AX, AX
+	VCMPPS $3, Z2, Z2, K1
+	KMOVW K1, BX
+	ORL BX, AX
+	MOVL AX, bad+32(FP)
+	VZEROUPPER
+	RET
+
+// func addAVX512(n int, dst, src *float32)
+TEXT ·addAVX512(SB), NOSPLIT, $0-24
+	MOVQ n+0(FP), AX
+	MOVQ dst+8(FP), DI
+	MOVQ src+16(FP), SI
+
+loop:
+	VMOVUPS 0(SI), Z0
+	VADDPS 0(DI), Z0, Z0
+	VMOVUPS Z0, 0(DI)
+	ADDQ $64, SI
+	ADDQ $64, DI
+	SUBQ $16, AX
+	JNZ loop
 	VZEROUPPER
 	RET
 

@@ -4,6 +4,9 @@ package kernel
 
 import "golang.org/x/sys/cpu"
 
+// iota counts the lanes of a vector.
+var iota16 = [Lanes]int32{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}
+
 func native() []*Set {
 	var sets []*Set
 	if !cpu.X86.HasAVX2 || !cpu.X86.HasFMA {
@@ -18,6 +21,7 @@ func native() []*Set {
 			{1, gemm1x16RowsAVX2, gemm1x16ColsAVX2},
 		}}},
 		colMax: colMaxAVX2, expSum: expSumAVX2, sel: selectAVX2,
+		pack: packAVX2, scale: scaleAVX2, add: addAVX2,
 		fma: fmaAVX2, flops: 2 * 8 * 48,
 	})
 	if cpu.X86.HasAVX512F && cpu.X86.HasAVX512DQ && cpu.X86.HasAVX512BW && cpu.X86.HasAVX512VL {
@@ -46,6 +50,7 @@ func native() []*Set {
 				}},
 			},
 			colMax: colMaxAVX512, expSum: expSumAVX512, sel: selectAVX512,
+			pack: packAVX512, scale: scaleAVX512, add: addAVX512,
 			fma: fmaAVX512, flops: 2 * 16 * 48,
 		})
 	}

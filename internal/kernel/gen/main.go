@@ -72,6 +72,9 @@ func main() {
 		p.colMax()
 		p.expSum()
 		p.sel()
+		p.pack()
+		p.scale()
+		p.add()
 		p.fma()
 		asm.Write(p.asm.Bytes())
 		decl.Write(p.decl.Bytes())
@@ -286,6 +289,69 @@ func (p *printer) sel() {
 	p.f("\tMOVL R9, (R10)\n\tXORL R13, R13\n\tCMPL R12, $-1\n\tSETNE R13\n\tLEAQ (R10)(R13*4), R10")
 	p.f("\tINCL R9\n\tADDQ R8, DI\n\tDECQ AX\n\tJNZ row")
 	p.f("\tSUBQ dst+48(FP), R10\n\tSHRQ $2, R10\n\tMOVQ R10, kept+56(FP)")
+	p.ret()
+}
+
+// pack reads one element of each of 16 rows at a time.
+func (p *printer) pack() {
+	p.text("pack"+p.name, "cols int, src *float32, lds uintptr, dst *float32, ldd uintptr, f float32", 44)
+	vecs := columns / p.lanes
+	index, f := p.v(0), p.v(1)
+	p.f("\tMOVQ cols+0(FP), AX\n\tMOVQ src+8(FP), SI\n\tMOVQ lds+16(FP), R8\n\tMOVQ dst+24(FP), DI\n\tMOVQ ldd+32(FP), R9")
+	p.f("\tVBROADCASTSS f+40(FP), %s\n\tMOVQ R8, X2\n\tVPBROADCASTD X2, %s\n\tVPMULLD ·iota16+0(SB), %s, %s", f, index, index, index)
+	if vecs == 2 {
+		p.f("\tLEAQ (SI)(R8*8), BX")
+	}
+	p.f("\nloop:")
+	for j := range vecs {
+		x, base := p.v(4+2*j), []string{"SI", "BX"}[j]
+		p.f("\tVXORPS %[1]s, %[1]s, %[1]s", x)
+		if p.name == "AVX512" {
+			p.f("\tKXNORW K1, K1, K1\n\tVGATHERDPS (%s)(%s*1), K1, %s", base, index, x)
+		} else {
+			p.f("\tVPCMPEQD %[1]s, %[1]s, %[1]s\n\tVGATHERDPS %[1]s, (%[2]s)(%[3]s*1), %[4]s", p.v(5+2*j), base, index, x)
+		}
+		p.f("\tVMULPS %s, %s, %s\n\tVMOVUPS %s, %d(DI)\n\tADDQ $4, %s", f, x, x, x, j*p.lanes*4, base)
+	}
+	p.f("\tADDQ R9, DI\n\tDECQ AX\n\tJNZ loop")
+	p.ret()
+}
+
+// scale adds up products with zero beside: what is left is NaN when one of them was not finite.
+func (p *printer) scale() {
+	p.text("scale"+p.name, "n int, dst, src *float32, f float32) (bad uint32", 36)
+	p.f("\tMOVQ n+0(FP), AX\n\tMOVQ dst+8(FP), DI\n\tMOVQ src+16(FP), SI\n\tVBROADCASTSS f+24(FP), %s", p.v(0))
+	vecs := columns / p.lanes
+	for j := range 1 + vecs {
+		p.f("\tVXORPS %[1]s, %[1]s, %[1]s", p.v(1+j))
+	}
+	p.f("\nloop:")
+	for j := range vecs {
+		x := p.v(4 + j)
+		p.f("\tVMULPS %d(SI), %s, %s\n\tVMOVUPS %s, %d(DI)\n\tVFMADD231PS %s, %s, %s", j*p.lanes*4, p.v(0), x, x, j*p.lanes*4, x, p.v(1), p.v(2+j))
+	}
+	p.f("\tADDQ $%[1]d, SI\n\tADDQ $%[1]d, DI\n\tSUBQ $%[2]d, AX\n\tJNZ loop", columns*4, columns)
+	p.f("\tXORL AX, AX")
+	for j := range vecs {
+		x := p.v(2 + j)
+		if p.name == "AVX512" {
+			p.f("\tVCMPPS $3, %[1]s, %[1]s, K1\n\tKMOVW K1, BX", x)
+		} else {
+			p.f("\tVCMPPS $3, %[1]s, %[1]s, %[1]s\n\tVMOVMSKPS %[1]s, BX", x)
+		}
+		p.f("\tORL BX, AX")
+	}
+	p.f("\tMOVL AX, bad+32(FP)")
+	p.ret()
+}
+
+func (p *printer) add() {
+	p.text("add"+p.name, "n int, dst, src *float32", 24)
+	p.f("\tMOVQ n+0(FP), AX\n\tMOVQ dst+8(FP), DI\n\tMOVQ src+16(FP), SI\n\nloop:")
+	for j := range columns / p.lanes {
+		p.f("\tVMOVUPS %[1]d(SI), %[2]s\n\tVADDPS %[1]d(DI), %[2]s, %[2]s\n\tVMOVUPS %[2]s, %[1]d(DI)", j*p.lanes*4, p.v(j))
+	}
+	p.f("\tADDQ $%[1]d, SI\n\tADDQ $%[1]d, DI\n\tSUBQ $%[2]d, AX\n\tJNZ loop", columns*4, columns)
 	p.ret()
 }
 
