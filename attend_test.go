@@ -20,6 +20,14 @@ func small(theta float64) Params {
 	return Params{Block: 8, Step: 5, Init: 3, Local: 8, Theta: theta, Tail: 4}
 }
 
+// lengths returns prompt lengths around the borders of blocks and groups.
+func lengths() []int {
+	if testing.Short() {
+		return []int{1, 127, 128, 129}
+	}
+	return []int{1, 127, 128, 129, 2047, 2048, 2049, 4097}
+}
+
 // The operator equals the definition over odd shapes and parameters: output, log-sum-exp, stripes, pairs, recall.
 func TestDefinition(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 1))
@@ -124,7 +132,7 @@ func counting(heads, kvHeads, nq, nk int) *problem {
 // Every (row, key ≤ p) pair is in exactly one of window, stripes and dropped: with equal logits, θ ≥ 0 attends to
 // every key once and θ < 0 to the window, each key once.
 func TestPartition(t *testing.T) {
-	for _, n := range []int{1, 127, 128, 129, 2047, 2048, 2049, 4097} {
+	for _, n := range lengths() {
 		for _, p := range []Params{DefaultParams(), {Block: 8, Step: 5, Init: 0, Local: 8, Tail: 16}, {Block: 128, Step: 2, Init: 3, Local: 0, Tail: 0}} {
 			for _, nq := range []int{n, (n + 1) / 2, 1} {
 				for _, theta := range []float64{0, -1} {
@@ -160,7 +168,7 @@ func TestPartition(t *testing.T) {
 func TestThetaLimits(t *testing.T) {
 	r := rand.New(rand.NewPCG(2, 2))
 	forLevels(t, func(t *testing.T, set *kernel.Set) {
-		for _, n := range []int{1, 127, 128, 129, 2049} {
+		for _, n := range lengths() {
 			for _, nq := range []int{n, n/2 + 1, 1} {
 				p := newProblem(r, 2, 1, nq, n, 8)
 				par := Params{Block: 16, Step: 8, Init: 4, Local: 16, Tail: 8}
@@ -229,8 +237,11 @@ func TestInvariance(t *testing.T) {
 	r := rand.New(rand.NewPCG(4, 4))
 	forLevels(t, func(t *testing.T, set *kernel.Set) {
 		for _, planner := range []Planner{Dense(), AnchorAttention(small(4.5))} {
-			for _, n := range []int{39, 129, 333} {
-				for _, dim := range []int{16, 72} {
+			for _, n := range append(lengths(), 39, 333) {
+				for _, dim := range []int{1, 16, 72} {
+					if n > 1000 && dim > 16 {
+						continue
+					}
 					p := newProblem(r, 4, 2, n, n, dim)
 					o, lse, _ := mustAttend(t, set, Options{Planner: planner}, p.sequence())
 

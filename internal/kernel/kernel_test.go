@@ -321,7 +321,7 @@ func TestChoose(t *testing.T) {
 // BenchmarkGemm reports the two products of attention, and the multiply-add rate that bounds them.
 func BenchmarkGemm(b *testing.B) {
 	for _, s := range Levels() {
-		const rows, keys, dim = 32, 128, 128
+		const rows, keys, dim = 48, 128, 128
 		q, k, v := make([]float32, rows*dim), make([]float32, keys*dim), make([]float32, keys*dim)
 		st, o := make([]float32, rows*keys), make([]float32, rows*dim)
 		const flops = 2 * rows * keys * dim
