@@ -35,6 +35,7 @@ type Group struct {
 	firstHead int
 	seq       *Sequence
 	worker    *worker
+	rows      int // of one head
 	stride    int // rows from one head to the next
 
 	searched int64
@@ -98,7 +99,7 @@ func (w *worker) enter(s Stage) {
 func (w *worker) load(g *Group, positions int, position func(i int) int) {
 	heads, dim := g.heads(), g.Dim
 	g.worker = w
-	g.stride = positions
+	g.rows, g.stride = positions, positions
 	if g.PerHead {
 		g.stride = padded(positions, tileRows)
 	}
@@ -129,6 +130,14 @@ func (w *worker) load(g *Group, positions int, position func(i int) int) {
 	}
 	grow(&w.tile, blockKeys*tileRows)
 	grow(&w.part, tileRows)
+}
+
+// held returns how many rows the tile at row r holds: fewer than tileRows when the rest is padding.
+func (g *Group) held(r int) int {
+	if g.stride == g.rows { // heads follow one another without padding
+		return min(tileRows, g.heads()*g.rows-r)
+	}
+	return min(tileRows, g.rows-r%g.stride)
 }
 
 // keys returns up to n keys from position j on as rows a step apart, and how many: contiguous single-precision keys
@@ -243,7 +252,9 @@ func (w *worker) attendBlock(g *Group, b block, from, to int) {
 	dim, width := g.Dim, padded(g.Dim, lanes)
 	checked, finite := false, false
 	for r := from; r < to; r += tileRows {
-		pos := w.pos[r : r+tileRows]
+		rows := g.held(r)
+		columns := padded(rows, lanes)
+		pos := w.pos[r : r+rows]
 		n, masked := b.n, false
 		if b.first >= 0 {
 			lo, hi := pos[0], pos[0]
@@ -255,7 +266,7 @@ func (w *worker) attendBlock(g *Group, b block, from, to int) {
 			}
 			masked = int(lo-b.first)+1 < n
 		}
-		w.kernels.Gemm(n, tileRows, dim, b.k, b.kstep, 1, w.q[r*dim:], tileRows, w.tile, tileRows, false)
+		w.kernels.Gemm(n, columns, dim, b.k, b.kstep, 1, w.q[r*dim:], tileRows, w.tile, tileRows, false)
 		if masked {
 			for i, p := range pos {
 				for j := max(int(p-b.first)+1, 0); j < n; j++ {
@@ -264,8 +275,8 @@ func (w *worker) attendBlock(g *Group, b block, from, to int) {
 			}
 		}
 		top, base, sum := w.top[r:r+tileRows], w.base[r:r+tileRows], w.sum[r:r+tileRows]
-		w.kernels.ColMax(n, tileRows, w.tile, tileRows, top)
-		for i, t := range top {
+		w.kernels.ColMax(n, columns, w.tile, tileRows, top)
+		for i, t := range top[:rows] {
 			if t == inf && hasNaN(sum[i], base[i], w.tile[i:], n) {
 				top[i] = float32(math.NaN())
 			}
@@ -275,8 +286,8 @@ func (w *worker) attendBlock(g *Group, b block, from, to int) {
 		}
 		// A sum over few keys first, so that long sums lose no digits.
 		clear(w.part)
-		w.kernels.ExpSum(n, tileRows, w.tile, tileRows, base, w.part)
-		for i, x := range w.part {
+		w.kernels.ExpSum(n, columns, w.tile, tileRows, base, w.part)
+		for i, x := range w.part[:rows] {
 			sum[i] += x
 		}
 		if b.v == nil {
@@ -294,7 +305,7 @@ func (w *worker) attendBlock(g *Group, b block, from, to int) {
 			}
 			continue
 		}
-		w.kernels.Gemm(tileRows, width, n, w.tile, 1, tileRows, b.v, b.vstep, w.acc[r*width:], width, true)
+		w.kernels.Gemm(rows, width, n, w.tile, 1, tileRows, b.v, b.vstep, w.acc[r*width:], width, true)
 	}
 }
 
