@@ -3,6 +3,7 @@ package anchor
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"math"
 	"slices"
 	"sync"
@@ -45,7 +46,8 @@ type Options struct {
 // returns its error soon after, with outputs partly written.
 //
 // NaN and infinite inputs follow IEEE arithmetic through the softmax of the rows that see them;
-// [Result].NonFiniteRows counts the output rows they spoil. Results are bitwise equal from run to run and for any
+// [Result].NonFiniteRows counts the output rows they spoil. Arithmetic is in single precision, and weights below 2^−64
+// of a row's largest are zero. Results are bitwise equal from run to run and for any
 // number of threads.
 func Attend(ctx context.Context, opt Options, seqs ...Sequence) (*Result, error) {
 	set, err := kernels()
@@ -77,7 +79,9 @@ func attend(ctx context.Context, set *kernel.Set, opt Options, seqs []Sequence) 
 	if opt.Scale != nil {
 		r.scale = math.Log2E * float64(*opt.Scale)
 	}
-	r.cut()
+	if err := r.cut(); err != nil {
+		return nil, err
+	}
 	defer context.AfterFunc(ctx, func() { r.stop.Store(true) })()
 	res := r.attend()
 	if opt.AuditRows > 0 {
@@ -104,42 +108,60 @@ type run struct {
 
 	units   []unit
 	threads int
-	spent   [numStages]time.Duration
+	spent   [NumStages]time.Duration
 
 	mu         sync.Mutex // guards done and the call of opt.Progress
 	done, work float64
 	auditCost  float64 // its part in work
 }
 
-// A unit is the piece of work that one goroutine does at a time: a group of rows and one KV head.
+// A unit is the piece of work that one goroutine does at a time: a group of rows, of heads that share a KV head.
 type unit struct {
-	rows        Rows
-	seq, kvHead int
-	cost        float64 // expected, in (row, key) pairs
-	stripes     [][]int32
+	rows             Rows
+	seq              int
+	firstHead, heads int
+	cost             float64 // expected, in (row, key) pairs
+	stripes          [][]int32
 }
 
+// maxRows bounds the rows of a unit over all its heads, and so a worker's memory, unless a single head has more.
+// Heads of a unit share scored and packed keys; four heads of 2048 rows share enough.
+const maxRows = 8192
+
 // cut cuts the work into units, the longest first so that no thread is left alone with one.
-func (r *run) cut() {
+func (r *run) cut() error {
 	for i, s := range r.shapes {
+		next := s.First()
 		for _, rows := range r.opt.Planner.Cut(s) {
+			if rows.From != next || rows.To <= rows.From {
+				return fmt.Errorf("anchor: planner %s cut rows [%d, %d) where position %d comes next", r.opt.Planner.Name(), rows.From, rows.To, next)
+			}
+			next = rows.To
 			n := float64(rows.To - rows.From)
 			cost := n * (float64(rows.From) + n/2)
 			if rows.PerHead {
 				cost = n * (float64(rows.From)/8 + n/2)
 			}
-			for h := range s.KVHeads {
-				r.units = append(r.units, unit{rows: rows, seq: i, kvHead: h, cost: cost})
+			shared := s.Heads / s.KVHeads
+			heads := min(max(maxRows/(rows.To-rows.From), 1), shared)
+			for first := 0; first < s.Heads; first += shared {
+				for h := 0; h < shared; h += heads {
+					u := unit{rows: rows, seq: i, firstHead: first + h, heads: min(heads, shared-h)}
+					u.cost = cost * float64(u.heads)
+					r.units = append(r.units, u)
+				}
 			}
-			r.work += cost * float64(s.KVHeads)
+			r.work += cost * float64(s.Heads)
 		}
-	}
-	slices.SortStableFunc(r.units, func(a, b unit) int { return cmp.Compare(b.cost, a.cost) })
-	r.threads = min(parallel.Threads(r.opt.Threads), len(r.units))
-	for _, s := range r.shapes {
-		r.auditCost += float64(min(r.opt.AuditRows, s.Queries) * s.KVHeads * s.Keys / 2)
+		if next != s.Keys {
+			return fmt.Errorf("anchor: planner %s cut rows up to position %d of %d", r.opt.Planner.Name(), next, s.Keys)
+		}
+		r.auditCost += float64(min(r.opt.AuditRows, s.Queries) * s.Heads * s.Keys / 2)
 	}
 	r.work += r.auditCost
+	slices.SortStableFunc(r.units, func(a, b unit) int { return cmp.Compare(b.cost, a.cost) })
+	r.threads = min(parallel.Threads(r.opt.Threads), len(r.units))
+	return nil
 }
 
 // advance reports progress.
@@ -165,7 +187,7 @@ func (r *run) each(n int, stage Stage, f func(w *worker, i int)) {
 				w = new(worker)
 			}
 			w.kernels, w.stop, w.scale = r.set, &r.stop, r.scale
-			w.stage, w.since, w.spent = stage, time.Now(), [numStages]time.Duration{}
+			w.stage, w.since, w.spent = stage, time.Now(), [NumStages]time.Duration{}
 			active[t] = w
 		}
 		if r.stop.Load() {
@@ -179,6 +201,7 @@ func (r *run) each(n int, stage Stage, f func(w *worker, i int)) {
 			for s, t := range w.spent {
 				r.spent[s] += t
 			}
+			w.stop = nil // which would keep the call, and its tensors, alive
 			workers.Put(w)
 		}
 	}
@@ -196,9 +219,9 @@ func (r *run) attend() *Result {
 	var mu sync.Mutex
 	r.each(len(r.units), StageDense, func(w *worker, i int) {
 		u := &r.units[i]
-		g := r.group(u.seq, u.kvHead, u.rows)
+		g := r.group(*u)
 		if r.opt.Stripes && u.rows.PerHead {
-			u.stripes = make([][]int32, g.heads())
+			u.stripes = make([][]int32, u.heads)
 			g.stripes = u.stripes
 		}
 		if !u.rows.PerHead {
@@ -213,8 +236,8 @@ func (r *run) attend() *Result {
 		}
 		bad := g.finish()
 		mu.Lock()
-		for h := range g.heads() {
-			head := &res.Heads[g.firstHead+h]
+		for h := range g.NumHeads {
+			head := &res.Heads[g.FirstHead+h]
 			head.Pairs += g.pairs[h]
 			head.Stripes += g.kept[h]
 		}
@@ -235,12 +258,11 @@ func (r *run) attend() *Result {
 	return res
 }
 
-func (r *run) group(seq, kvHead int, rows Rows) *Group {
-	s := r.shapes[seq]
-	heads := s.Heads / s.KVHeads
+func (r *run) group(u unit) *Group {
+	s := r.shapes[u.seq]
 	return &Group{
-		Shape: s, Rows: rows, KVHead: kvHead, firstHead: kvHead * heads, seq: &r.seqs[seq],
-		pairs: make([]int64, heads), kept: make([]int64, heads),
+		Shape: s, Rows: u.rows, KVHead: u.firstHead * s.KVHeads / s.Heads, FirstHead: u.firstHead, NumHeads: u.heads,
+		seq: &r.seqs[u.seq], pairs: make([]int64, u.heads), kept: make([]int64, u.heads),
 	}
 }
 
@@ -255,8 +277,7 @@ func (r *run) stripeSets(size int) []StripeSet {
 	for _, u := range r.units {
 		s := r.shapes[u.seq]
 		for h, keys := range u.stripes {
-			head := u.kvHead*(s.Heads/s.KVHeads) + h
-			lists[u.seq][head*sets[u.seq].Groups+u.rows.From/size-s.First()/size] = keys
+			lists[u.seq][(u.firstHead+h)*sets[u.seq].Groups+u.rows.From/size-s.First()/size] = keys
 		}
 	}
 	for i := range sets {

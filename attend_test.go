@@ -46,6 +46,11 @@ func TestDefinition(t *testing.T) {
 		p.Init, q.Init, q.Tail, q.Local = 0, 0, 0, 0
 		cases = append(cases, c{4, 2, n, n, 16, 0, &p}, c{3, 3, n, n + 33, 16, 0, &q}, c{6, 1, n, n + 80, 16, 0, nil})
 	}
+	for _, theta := range []float64{math.Inf(1), math.Inf(-1)} {
+		p, q := small(theta), small(theta)
+		q.Init, q.Local, q.Tail = 0, 0, 0
+		cases = append(cases, c{4, 2, 129, 150, 24, 0, &p}, c{2, 2, 127, 127, 24, 0, &q})
+	}
 	for _, prompt := range []int{100, 131, 140, 170, 300} { // tails before, across and beyond the call
 		p := small(3)
 		p.Tail = 23
@@ -213,18 +218,22 @@ func bits(lists ...[]float32) []uint32 {
 // Results are bitwise equal from run to run and for any number of threads.
 func TestDeterministic(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 3))
-	p := newProblem(r, 4, 2, 700, 900, 40)
+	problems := []*problem{
+		newProblem(r, 4, 2, 700, 900, 40), newProblem(r, 3, 1, 129, 129, 1), newProblem(r, 2, 2, 1, 2049, 80), newProblem(r, 8, 1, 127, 300, 192),
+	}
 	forLevels(t, func(t *testing.T, set *kernel.Set) {
-		for _, planner := range []Planner{Dense(), AnchorAttention(small(5))} {
-			var first []uint32
-			for _, threads := range []int{1, 2, 3, 8, 1} {
-				o, lse, _ := mustAttend(t, set, Options{Planner: planner, Threads: threads}, p.sequence())
-				got := bits(o[0], lse[0])
-				if first == nil {
-					first = got
-				}
-				if !slices.Equal(got, first) {
-					t.Errorf("%s: %d threads give another result", planner.Name(), threads)
+		for i, p := range problems {
+			for _, planner := range []Planner{Dense(), AnchorAttention(small(5))} {
+				var first []uint32
+				for _, threads := range []int{1, 2, 3, 8, 1} {
+					o, lse, _ := mustAttend(t, set, Options{Planner: planner, Threads: threads}, p.sequence())
+					got := bits(o[0], lse[0])
+					if first == nil {
+						first = got
+					}
+					if !slices.Equal(got, first) {
+						t.Errorf("problem %d, %s: %d threads give another result", i, planner.Name(), threads)
+					}
 				}
 			}
 		}
@@ -242,14 +251,16 @@ func TestInvariance(t *testing.T) {
 					if n > 1000 && dim > 16 {
 						continue
 					}
-					p := newProblem(r, 4, 2, n, n, dim)
+					kvHeads := []int{1, 2, 4}[(n+dim)%3]
+					p := newProblem(r, 4, kvHeads, n, n, dim)
 					o, lse, _ := mustAttend(t, set, Options{Planner: planner}, p.sequence())
 
 					repeated := *p
 					repeated.kvHeads, repeated.k, repeated.v = 4, nil, nil
 					for h := range 4 {
-						repeated.k = append(repeated.k, p.k[h/2*n*dim:(h/2+1)*n*dim]...)
-						repeated.v = append(repeated.v, p.v[h/2*n*dim:(h/2+1)*n*dim]...)
+						from := h * kvHeads / 4 * n * dim
+						repeated.k = append(repeated.k, p.k[from:from+n*dim]...)
+						repeated.v = append(repeated.v, p.v[from:from+n*dim]...)
 					}
 					ro, rl, _ := mustAttend(t, set, Options{Planner: planner}, repeated.sequence())
 					if !slices.Equal(bits(ro[0], rl[0]), bits(o[0], lse[0])) {

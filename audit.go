@@ -45,12 +45,13 @@ func (r *run) audit(res *Result) {
 		p := pieces[n]
 		s := r.shapes[p.seq]
 		last := p.rows[len(p.rows)-1] + s.First()
-		g := r.group(p.seq, p.kvHead, Rows{From: p.rows[0] + s.First(), To: last + 1})
+		heads := s.Heads / s.KVHeads
+		g := r.group(unit{seq: p.seq, rows: Rows{From: p.rows[0] + s.First(), To: last + 1}, firstHead: p.kvHead * heads, heads: heads})
 		w.load(g, len(p.rows), func(i int) int { return p.rows[i] + s.First() })
-		w.attendSpan(g, Span{0, last + 1}, false)
-		for h := range g.heads() {
+		w.attendRange(g, 0, last+1, Band{0, maxPosition}, false, 0, len(w.pos))
+		for h := range g.NumHeads {
 			for i, row := range p.rows {
-				head := g.firstHead + h
+				head := g.FirstHead + h
 				all := float64(w.lse(h*g.stride + i))
 				seen, _, _ := g.seq.LSE.run(head, row)
 				if math.IsNaN(all) || math.IsInf(all, 0) {

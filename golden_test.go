@@ -1,16 +1,15 @@
 package anchor
 
 import (
-	"encoding/binary"
 	"encoding/json"
 	"math"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/anchorattention/anchor/internal/kernel"
+	"github.com/anchorattention/anchor/internal/safetensors"
 )
 
 // forLevels runs f at every level of kernels that this machine has.
@@ -46,7 +45,7 @@ func differ(got []float32, want []float64) float64 {
 	return worst
 }
 
-// splitStripes returns the lists of a set by head · groups + group.
+// split returns the lists of a set by head · groups + group.
 func (s *StripeSet) split() [][]int32 {
 	lists := make([][]int32, len(s.Offsets)-1)
 	for i := range lists {
@@ -70,22 +69,23 @@ func TestGolden(t *testing.T) {
 		name := strings.TrimSuffix(filepath.Base(file), ".safetensors")
 		t.Run(name, func(t *testing.T) {
 			f := readGolden(t, file)
-			q, k := f.tensors["q"], f.tensors["k"]
+			q, _ := f.Info("q")
+			k, _ := f.Info("k")
 			p := &problem{
-				heads: q.shape[0], nq: q.shape[1], dim: q.shape[2], kvHeads: k.shape[0], nk: k.shape[1],
-				q: q.f32, k: k.f32, v: f.tensors["v"].f32,
+				heads: q.Shape[0], nq: q.Shape[1], dim: q.Shape[2], kvHeads: k.Shape[0], nk: k.Shape[1],
+				q: f.f32(t, "q"), k: f.f32(t, "k"), v: f.f32(t, "v"),
 			}
 			tolerance := 2e-5
 			if p.dim > 128 {
 				tolerance = 5e-5
 			}
-			want, near := f.csr("stripe"), f.csr("near")
+			want, near := f.csr(t, "stripe"), f.csr(t, "near")
 			forLevels(t, func(t *testing.T, set *kernel.Set) {
 				o, lse, res := mustAttend(t, set, Options{Planner: AnchorAttention(f.params), Stripes: true, AuditRows: p.nq}, p.sequence())
-				if d := differ(o[0], f.tensors["o"].f64()); d > tolerance {
+				if d := differ(o[0], f.f64(t, "o")); d > tolerance {
 					t.Errorf("o differs by %g; want at most %g", d, tolerance)
 				}
-				if d := differ(lse[0], f.tensors["lse"].f64()); d > tolerance {
+				if d := differ(lse[0], f.f64(t, "lse")); d > tolerance {
 					t.Errorf("lse differs by %g; want at most %g", d, tolerance)
 				}
 				got := res.StripeSets[0].split()
@@ -112,85 +112,55 @@ func TestGolden(t *testing.T) {
 
 // A golden is one file of testdata/golden.
 type golden struct {
+	*safetensors.File
 	params             Params
 	density, mean, min float64
-	tensors            map[string]goldenTensor
-}
-
-type goldenTensor struct {
-	shape []int
-	f32   []float32
-	ints  []int64
-}
-
-func (g goldenTensor) f64() []float64 {
-	x := make([]float64, len(g.f32))
-	for i, v := range g.f32 {
-		x[i] = float64(v)
-	}
-	return x
-}
-
-func (g *golden) csr(name string) [][]int32 {
-	offsets := g.tensors[name+"_offsets"].ints
-	lists := make([][]int32, len(offsets)-1)
-	for i := range lists {
-		for _, j := range g.tensors[name+"_indices"].ints[offsets[i]:offsets[i+1]] {
-			lists[i] = append(lists[i], int32(j))
-		}
-	}
-	return lists
 }
 
 func readGolden(t *testing.T, file string) *golden {
 	t.Helper()
-	data, err := os.ReadFile(file)
+	f, err := safetensors.Open(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := binary.LittleEndian.Uint64(data)
-	var header map[string]json.RawMessage
-	if err := json.Unmarshal(data[8:8+n], &header); err != nil {
-		t.Fatal(err)
-	}
-	g := &golden{tensors: map[string]goldenTensor{}}
-	for name, raw := range header {
-		if name == "__metadata__" {
-			var m map[string]string
-			if err := json.Unmarshal(raw, &m); err != nil {
-				t.Fatal(err)
-			}
-			for key, to := range map[string]any{"params": &g.params, "density": &g.density, "recall_mean": &g.mean, "recall_min": &g.min} {
-				if err := json.Unmarshal([]byte(m[key]), to); err != nil {
-					t.Fatalf("%s: %v", key, err)
-				}
-			}
-			continue
+	t.Cleanup(func() { f.Close() })
+	g := &golden{File: f}
+	for key, to := range map[string]any{"params": &g.params, "density": &g.density, "recall_mean": &g.mean, "recall_min": &g.min} {
+		if err := json.Unmarshal([]byte(f.Metadata()[key]), to); err != nil {
+			t.Fatalf("%s: %v", key, err)
 		}
-		var h struct {
-			DType   string `json:"dtype"`
-			Shape   []int  `json:"shape"`
-			Offsets [2]int `json:"data_offsets"`
-		}
-		if err := json.Unmarshal(raw, &h); err != nil {
-			t.Fatal(err)
-		}
-		bytes := data[8+int(n)+h.Offsets[0] : 8+int(n)+h.Offsets[1]]
-		tensor := goldenTensor{shape: h.Shape}
-		for i := 0; i < len(bytes); {
-			switch h.DType {
-			case "F32":
-				tensor.f32 = append(tensor.f32, math.Float32frombits(binary.LittleEndian.Uint32(bytes[i:])))
-				i += 4
-			case "I32":
-				tensor.ints = append(tensor.ints, int64(int32(binary.LittleEndian.Uint32(bytes[i:]))))
-				i += 4
-			case "I64":
-				tensor.ints = append(tensor.ints, int64(binary.LittleEndian.Uint64(bytes[i:])))
-				i += 8
-			}
-		}
-		g.tensors[name] = tensor
 	}
 	return g
+}
+
+func (g *golden) f32(t *testing.T, name string) []float32 {
+	t.Helper()
+	x, err := g.Float32s(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return x
+}
+
+func (g *golden) f64(t *testing.T, name string) []float64 {
+	t.Helper()
+	var x []float64
+	for _, v := range g.f32(t, name) {
+		x = append(x, float64(v))
+	}
+	return x
+}
+
+// csr returns the lists of name_indices that name_offsets bounds.
+func (g *golden) csr(t *testing.T, name string) [][]int32 {
+	t.Helper()
+	offsets, err := g.Int64s(name + "_offsets")
+	if err != nil {
+		t.Fatal(err)
+	}
+	indices, err := g.Int32s(name + "_indices")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return (&StripeSet{Offsets: offsets, Indices: indices}).split()
 }

@@ -3,6 +3,7 @@ package anchor
 import (
 	"fmt"
 	"math"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -23,23 +24,22 @@ const (
 
 var inf = float32(math.Inf(1))
 
-// A Group is a group of query rows, of all query heads that share one KV head, in the middle of an online softmax.
-// A planner's Plan receives it, attends to what it chooses, and must not keep it.
-//
-// Inside, the rows stand head by head, each head's rows padded to whole tiles when heads may go separate ways.
+// A Group is a group of query rows, of query heads that share a KV head, in the middle of an online softmax. A
+// planner's Plan receives it, attends to the keys it chooses, and must not keep it.
 type Group struct {
 	Shape
 	Rows
-	KVHead int
+	KVHead              int
+	FirstHead, NumHeads int // the query heads [FirstHead, FirstHead+NumHeads); methods count heads from FirstHead
 
-	firstHead int
-	seq       *Sequence
-	worker    *worker
-	rows      int // of one head
-	stride    int // rows from one head to the next
+	// In the worker the rows stand head by head, each head's padded to whole tiles if the heads may go separate ways.
+	seq    *Sequence
+	worker *worker
+	rows   int // of one head
+	stride int // rows from one head to the next
 
 	searched int64
-	pairs    []int64   // by head of the group
+	pairs    []int64   // by head
 	kept     []int64   // number of stripes, likewise
 	stripes  [][]int32 // the stripes themselves, where they are wanted
 }
@@ -69,11 +69,8 @@ type worker struct {
 
 	stage Stage
 	since time.Time
-	spent [numStages]time.Duration
+	spent [NumStages]time.Duration
 }
-
-// heads returns the number of query heads in the group.
-func (g *Group) heads() int { return g.Heads / g.KVHeads }
 
 // grow returns a slice of n elements of arbitrary content, kept at *buf for the next time.
 func grow[T any](buf *[]T, n int) []T {
@@ -97,7 +94,7 @@ func (w *worker) enter(s Stage) {
 
 // load prepares the worker for rows of g that stand at the given positions, the same ones for each head.
 func (w *worker) load(g *Group, positions int, position func(i int) int) {
-	heads, dim := g.heads(), g.Dim
+	heads, dim := g.NumHeads, g.Dim
 	g.worker = w
 	g.rows, g.stride = positions, positions
 	if g.PerHead {
@@ -115,7 +112,7 @@ func (w *worker) load(g *Group, positions int, position func(i int) int) {
 			p := position(min(r, positions-1))
 			pos[first+i] = int32(p)
 			if row := tile[i*dim : (i+1)*dim]; r < positions {
-				g.seq.Q.read(row, g.firstHead+h, p-g.First())
+				g.seq.Q.read(row, g.FirstHead+h, p-g.First())
 			} else {
 				clear(row)
 			}
@@ -135,7 +132,7 @@ func (w *worker) load(g *Group, positions int, position func(i int) int) {
 // held returns how many rows the tile at row r holds: fewer than tileRows when the rest is padding.
 func (g *Group) held(r int) int {
 	if g.stride == g.rows { // heads follow one another without padding
-		return min(tileRows, g.heads()*g.rows-r)
+		return min(tileRows, g.NumHeads*g.rows-r)
 	}
 	return min(tileRows, g.rows-r%g.stride)
 }
@@ -171,20 +168,74 @@ func (w *worker) copyRows(buf *[]float32, g *Group, t *Tensor, step, n int, row 
 	return out
 }
 
-// Attend continues the softmax of every row over the keys of the spans up to the row's own position. Time is
-// accounted to the given stage.
-func (g *Group) Attend(stage Stage, spans ...Span) {
+// Attend continues the softmax of every row over the given keys. Time is accounted to the given stage, but for that
+// of gathering stripes. Keys that break the rules of [Keys] are a fault of the planner: Attend panics.
+func (g *Group) Attend(stage Stage, keys Keys) {
+	g.attend(stage, keys, 0, len(g.worker.pos))
+	for h := range g.NumHeads {
+		g.count(h, keys)
+	}
+}
+
+// AttendHead is Attend for the rows of one head, counted from FirstHead. Only groups cut PerHead allow it.
+func (g *Group) AttendHead(stage Stage, head int, keys Keys) {
+	if !g.PerHead {
+		panic("anchor: AttendHead on a group that was not cut PerHead")
+	}
+	g.attend(stage, keys, head*g.stride, (head+1)*g.stride)
+	g.count(head, keys)
+}
+
+// attend continues the softmax of the worker's rows [from, to).
+func (g *Group) attend(stage Stage, keys Keys, from, to int) {
 	w := g.worker
 	w.enter(stage)
-	for _, s := range spans {
-		s.To = min(s.To, g.To)
-		if s.From < 0 || s.From > s.To && s.From > g.Keys {
+	for _, s := range keys.Spans {
+		if s.From < 0 || s.To > g.Keys {
 			panic(fmt.Sprintf("anchor: span [%d, %d) of %d keys", s.From, s.To, g.Keys))
 		}
-		w.attendSpan(g, s, true)
-		for h := range g.pairs {
-			g.pairs[h] += causalPairs(g.From, g.To, s)
+		w.attendRange(g, s.From, min(s.To, g.To), Band{0, maxPosition}, true, from, to)
+	}
+	for _, b := range keys.Bands {
+		if b.Near < 0 || b.Far < b.Near {
+			panic(fmt.Sprintf("anchor: band from %d to %d keys away; want 0 ≤ Near ≤ Far", b.Near, b.Far))
 		}
+		b.Near, b.Far = min(b.Near, maxPosition), min(b.Far, maxPosition)
+		w.attendRange(g, max(g.From-b.Far, 0), g.To-b.Near, b, true, from, to)
+	}
+	for i, j := range keys.Stripes {
+		if j < 0 || int(j) >= g.From || i > 0 && j <= keys.Stripes[i-1] {
+			panic(fmt.Sprintf("anchor: stripe %d at key %d; want them ascending from 0 and before %d", i, j, g.From))
+		}
+	}
+	for some := range slices.Chunk(keys.Stripes, blockKeys) {
+		if w.stopped() {
+			return
+		}
+		w.enter(StageGather)
+		row := func(i int) int { return int(some[i]) }
+		b := block{n: len(some), all: true, kstep: g.Dim, vstep: padded(g.Dim, lanes)}
+		b.k = w.copyRows(&w.kbuf, g, &g.seq.K, b.kstep, b.n, row)
+		b.v = w.copyRows(&w.vbuf, g, &g.seq.V, b.vstep, b.n, row)
+		w.enter(stage)
+		w.attendBlock(g, b, from, to)
+	}
+}
+
+// count adds the keys to a head's account.
+func (g *Group) count(head int, keys Keys) {
+	for _, s := range keys.Spans {
+		g.pairs[head] += causalPairs(g.From, g.To, s)
+	}
+	for _, b := range keys.Bands {
+		for p := g.From; p < g.To; p++ {
+			g.pairs[head] += int64(max(p-b.Near-max(p-b.Far, 0)+1, 0))
+		}
+	}
+	g.pairs[head] += int64(len(keys.Stripes)) * int64(g.To-g.From)
+	g.kept[head] += int64(len(keys.Stripes))
+	if g.stripes != nil {
+		g.stripes[head] = append(g.stripes[head], keys.Stripes...)
 	}
 }
 
@@ -201,50 +252,35 @@ func causalPairs(from, to int, s Span) int64 {
 	return n
 }
 
-func (w *worker) attendSpan(g *Group, s Span, withValues bool) {
-	for j := s.From; j < s.To && !w.stopped(); {
-		k, kstep, n := w.keys(g, j, min(s.To-j, blockKeys))
-		b := block{n: n, first: int32(j), k: k, kstep: kstep}
+// attendRange attends to the keys [j, end), as far as they lie in each row's band.
+func (w *worker) attendRange(g *Group, j, end int, band Band, withValues bool, from, to int) {
+	for j < end && !w.stopped() {
+		k, kstep, n := w.keys(g, j, min(end-j, blockKeys))
+		b := block{n: n, first: j, band: band, k: k, kstep: kstep}
 		if withValues {
 			b.v, b.vstep = w.values(g, j, n)
 		}
-		w.attendBlock(g, b, 0, len(w.pos))
+		w.attendBlock(g, b, from, to)
 		j += n
-	}
-}
-
-// AttendStripes continues the softmax of every row of one head of the group over single keys, ascending and all
-// before the group's first row. Only groups cut PerHead allow it.
-func (g *Group) AttendStripes(head int, keys []int32) {
-	if !g.PerHead {
-		panic("anchor: AttendStripes on a group that was not cut PerHead")
-	}
-	w := g.worker
-	for done := 0; done < len(keys) && !w.stopped(); {
-		some := keys[done:min(done+blockKeys, len(keys))]
-		w.enter(StageGather)
-		row := func(i int) int { return int(some[i]) }
-		step := padded(g.Dim, lanes)
-		b := block{n: len(some), first: -1, kstep: g.Dim, vstep: step}
-		b.k = w.copyRows(&w.kbuf, g, &g.seq.K, g.Dim, len(some), row)
-		b.v = w.copyRows(&w.vbuf, g, &g.seq.V, step, len(some), row)
-		w.enter(StageSparse)
-		w.attendBlock(g, b, head*g.stride, (head+1)*g.stride)
-		done += len(some)
-	}
-	g.kept[head] += int64(len(keys))
-	g.pairs[head] += int64(len(keys)) * int64(g.To-g.From)
-	if g.stripes != nil {
-		g.stripes[head] = append(g.stripes[head], keys...)
 	}
 }
 
 // A block is up to blockKeys keys and, unless only scores are wanted, their values.
 type block struct {
 	n            int
-	first        int32 // position of the first key, the others follow; −1 when every row sees every key
+	all          bool // every row sees every key; otherwise
+	first        int  // the first key's position, the others following
+	band         Band // and what each row sees of them
 	k, v         []float32
 	kstep, vstep int
+}
+
+// seen returns which of the block's keys the row at position p sees: [from, to), empty if to ≤ from.
+func (b *block) seen(p int) (from, to int) {
+	if b.all {
+		return 0, b.n
+	}
+	return max(p-b.band.Far-b.first, 0), min(p-b.band.Near-b.first+1, b.n)
 }
 
 // attendBlock continues the softmax of the group's rows [from, to), whole tiles, over a block.
@@ -255,21 +291,22 @@ func (w *worker) attendBlock(g *Group, b block, from, to int) {
 		rows := g.held(r)
 		columns := padded(rows, lanes)
 		pos := w.pos[r : r+rows]
-		n, masked := b.n, false
-		if b.first >= 0 {
-			lo, hi := pos[0], pos[0]
-			for _, p := range pos[1:] {
-				lo, hi = min(lo, p), max(hi, p)
-			}
-			if n = min(n, int(hi-b.first)+1); n <= 0 {
-				continue
-			}
-			masked = int(lo-b.first)+1 < n
+		// The tile as a whole sees keys up to n; masked tells whether some row does not see some of them.
+		first, last := slices.Min(pos), slices.Max(pos)
+		start, seenByFirst := b.seen(int(first))
+		seenFrom, n := b.seen(int(last))
+		if start >= n {
+			continue
 		}
+		masked := seenByFirst < n || seenFrom > 0
 		w.kernels.Gemm(n, columns, dim, b.k, b.kstep, 1, w.q[r*dim:], tileRows, w.tile, tileRows, false)
 		if masked {
 			for i, p := range pos {
-				for j := max(int(p-b.first)+1, 0); j < n; j++ {
+				from, to := b.seen(int(p))
+				for j := range min(from, n) {
+					w.tile[j*tileRows+i] = -inf
+				}
+				for j := max(to, 0); j < n; j++ {
 					w.tile[j*tileRows+i] = -inf
 				}
 			}
@@ -299,8 +336,8 @@ func (w *worker) attendBlock(g *Group, b block, from, to int) {
 		if masked && !finite {
 			// A weight of zero would turn the infinite value of a key that the row does not see into NaN.
 			for i, p := range pos {
-				if seen := min(n, int(p-b.first)+1); seen > 0 {
-					w.kernels.Gemm(1, width, seen, w.tile[i:], 1, tileRows, b.v, b.vstep, w.acc[(r+i)*width:], width, true)
+				if from, to := b.seen(int(p)); from < to {
+					w.kernels.Gemm(1, width, to-from, w.tile[from*tileRows+i:], 1, tileRows, b.v[from*b.vstep:], b.vstep, w.acc[(r+i)*width:], width, true)
 				}
 			}
 			continue
@@ -363,10 +400,10 @@ func (g *Group) rowMax(head, position int) float32 {
 // finish divides, writes the group's outputs and returns how many rows are not finite.
 func (g *Group) finish() (notFinite int64) {
 	w, width := g.worker, padded(g.Dim, lanes)
-	for h := range g.heads() {
+	for h := range g.NumHeads {
 		for p := g.From; p < g.To; p++ {
 			i := h*g.stride + p - g.From
-			head, row := g.firstHead+h, p-g.First()
+			head, row := g.FirstHead+h, p-g.First()
 			out, _, _ := g.seq.O.run(head, row)
 			out = out[:g.Dim]
 			acc := w.acc[i*width:][:g.Dim]

@@ -11,7 +11,8 @@ type Planner interface {
 	// on anything but s, and on absolute positions rather than on where the call begins, so that a prompt cut
 	// into chunks gives the same result as in one call.
 	Cut(s Shape) []Rows
-	// Plan attends to the keys that the group's rows shall see, by calling g's methods, each key at most once.
+	// Plan attends to the keys that the group's rows shall see, by calling g.Attend and g.AttendHead, so that no row
+	// meets a key twice.
 	Plan(g *Group)
 }
 
@@ -25,14 +26,25 @@ type Shape struct {
 // First returns the absolute position of the first query row.
 func (s Shape) First() int { return s.Keys - s.Queries }
 
-// Rows is a run of consecutive query rows that are planned together, for all query heads that share a KV head.
+// Rows is a run of consecutive query rows that are planned together, for query heads that share a KV head.
 type Rows struct {
 	From, To int  // absolute positions [From, To)
-	PerHead  bool // heads may see different keys: allows Group.AttendStripes
+	PerHead  bool // heads may see different keys: allows Group.AttendHead
 }
 
-// A Span is the keys [From, To).
+// Keys is a set of keys, the union of its parts. No row ever sees a key beyond its own position.
+type Keys struct {
+	Spans   []Span  // whole intervals
+	Bands   []Band  // keys at given distances from each row
+	Stripes []int32 // single keys, ascending and before the group's first row
+}
+
+// A Span is the keys [From, To), of which each row sees those up to its own position.
 type Span struct{ From, To int }
+
+// A Band is, for the row at position p, the keys p − Far … p − Near: Band{0, w − 1} is a sliding window of w keys, and
+// Band{d, d} a diagonal. 0 ≤ Near ≤ Far.
+type Band struct{ Near, Far int }
 
 // Dense returns the planner under which every row sees every key up to its own.
 func Dense() Planner { return dense{} }
@@ -42,7 +54,7 @@ type dense struct{}
 func (dense) Name() string       { return "dense" }
 func (dense) Validate() error    { return nil }
 func (dense) Cut(s Shape) []Rows { return cutDense(nil, s, s.First(), s.Keys) }
-func (dense) Plan(g *Group)      { g.Attend(StageDense, Span{0, g.To}) }
+func (dense) Plan(g *Group)      { g.Attend(StageDense, Keys{Spans: []Span{{0, g.To}}}) }
 
 // cutDense appends the rows [from, to), cut for attention to spans that all heads share. A group of about 1024
 // rows over all its heads is large enough to make a block of keys that has been brought into cache pay, and small

@@ -1,21 +1,26 @@
 package anchor
 
+import "fmt"
+
 // A Stage is a part of the work whose time is told apart.
 type Stage int
 
 const (
-	StageDense  Stage = iota // attention to all keys: dense groups and the tail
-	StageWindow              // the first keys and the local window: AnchorAttention's first stage
-	StageSearch              // scores of pooled queries, and the choice of stripes
-	StageGather              // copying stripes together
-	StageSparse              // attention to stripes
-	StageAudit               // recall of sampled rows
-	numStages
+	StageDense  Stage  = iota // attention to all keys: dense groups and the tail
+	StageWindow               // the first keys and the local window: AnchorAttention's first stage
+	StageSearch               // scores of pooled queries, and the choice of stripes
+	StageGather               // copying stripes together
+	StageSparse               // attention to stripes
+	StageAudit                // recall of sampled rows
+	NumStages   = iota        // how many there are
 )
 
 // String returns the name used in reports: dense, window, search, gather, sparse or audit.
 func (s Stage) String() string {
-	return [numStages]string{"dense", "window", "search", "gather", "sparse", "audit"}[s]
+	if s < 0 || s >= NumStages {
+		return fmt.Sprintf("Stage(%d)", int(s))
+	}
+	return [NumStages]string{"dense", "window", "search", "gather", "sparse", "audit"}[s]
 }
 
 // A Result says what Attend did.
@@ -24,7 +29,7 @@ type Result struct {
 	ISA    string // the level of the kernels used: generic, avx2 or avx512
 
 	Seconds float64            // wall-clock time of the call
-	Stages  [numStages]float64 // the same time split by Stage: thread-seconds over threads
+	Stages  [NumStages]float64 // the same time split by Stage: thread-seconds over threads
 
 	Pairs       int64   // (row, key) pairs attended, all heads and sequences
 	CausalPairs int64   // pairs that dense attention attends

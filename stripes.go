@@ -40,10 +40,10 @@ func (a anchorAttention) Plan(g *Group) {
 	start := g.From - g.From%a.group()
 	init, local := a.window(start)
 	if g.From >= a.tail(g.Shape) {
-		g.Attend(StageDense, Span{0, g.To})
+		g.Attend(StageDense, Keys{Spans: []Span{{0, g.To}}})
 		return
 	}
-	g.Attend(StageWindow, Span{0, init}, Span{local, g.To})
+	g.Attend(StageWindow, Keys{Spans: []Span{{0, init}, {local, g.To}}})
 	if init == local {
 		return
 	}
@@ -54,7 +54,7 @@ func (a anchorAttention) Plan(g *Group) {
 		from = to
 	}
 	for h, keys := range g.Search(Span{init, local}, blocks, a.Theta) {
-		g.AttendStripes(h, keys)
+		g.AttendHead(StageSparse, h, Keys{Stripes: keys})
 	}
 }
 
@@ -65,7 +65,7 @@ func (a anchorAttention) Plan(g *Group) {
 func (g *Group) Search(candidates Span, blocks []Span, theta float64) [][]int32 {
 	w := g.worker
 	w.enter(StageSearch)
-	heads, dim := g.heads(), g.Dim
+	heads, dim := g.NumHeads, g.Dim
 	// Columns come in whole vectors; those left over repeat the first block, which changes nothing.
 	columns := padded(len(blocks), lanes)
 	width := heads * columns
@@ -82,7 +82,7 @@ func (g *Group) Search(candidates Span, blocks []Span, theta float64) [][]int32 
 			clear(mean)
 			var anchor float64
 			for p := b.From; p < b.To; p++ {
-				g.seq.Q.read(row, g.firstHead+h, p-g.First())
+				g.seq.Q.read(row, g.FirstHead+h, p-g.First())
 				w.kernels.Add(mean, row)
 				anchor += float64(g.rowMax(h, p))
 			}
