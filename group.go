@@ -169,8 +169,8 @@ func (w *worker) copyRows(buf *[]float32, g *Group, t *Tensor, step, n int, row 
 }
 
 // Attend continues the softmax of every row over the given keys. Time is accounted to the given stage, but for that
-// of gathering stripes. Keys that break the rules of [Keys] are a fault of the planner: Attend panics.
-func (g *Group) Attend(stage Stage, keys Keys) {
+// of gathering stripes. Keys that break the rules of [KeySet] are a fault of the planner: Attend panics.
+func (g *Group) Attend(stage Stage, keys KeySet) {
 	g.attend(stage, keys, 0, len(g.worker.pos))
 	for h := range g.NumHeads {
 		g.count(h, keys)
@@ -178,7 +178,7 @@ func (g *Group) Attend(stage Stage, keys Keys) {
 }
 
 // AttendHead is Attend for the rows of one head, counted from FirstHead. Only groups cut PerHead allow it.
-func (g *Group) AttendHead(stage Stage, head int, keys Keys) {
+func (g *Group) AttendHead(stage Stage, head int, keys KeySet) {
 	if !g.PerHead {
 		panic("anchor: AttendHead on a group that was not cut PerHead")
 	}
@@ -187,7 +187,7 @@ func (g *Group) AttendHead(stage Stage, head int, keys Keys) {
 }
 
 // attend continues the softmax of the worker's rows [from, to).
-func (g *Group) attend(stage Stage, keys Keys, from, to int) {
+func (g *Group) attend(stage Stage, keys KeySet, from, to int) {
 	w := g.worker
 	w.enter(stage)
 	for _, s := range keys.Spans {
@@ -223,7 +223,7 @@ func (g *Group) attend(stage Stage, keys Keys, from, to int) {
 }
 
 // count adds the keys to a head's account.
-func (g *Group) count(head int, keys Keys) {
+func (g *Group) count(head int, keys KeySet) {
 	for _, s := range keys.Spans {
 		g.pairs[head] += causalPairs(g.From, g.To, s)
 	}

@@ -32,8 +32,8 @@ type Rows struct {
 	PerHead  bool // heads may see different keys: allows Group.AttendHead
 }
 
-// Keys is a set of keys, the union of its parts. No row ever sees a key beyond its own position.
-type Keys struct {
+// A KeySet is a set of keys, the union of its parts. No row ever sees a key beyond its own position.
+type KeySet struct {
 	Spans   []Span  // whole intervals
 	Bands   []Band  // keys at given distances from each row
 	Stripes []int32 // single keys, ascending and before the group's first row
@@ -54,7 +54,7 @@ type dense struct{}
 func (dense) Name() string       { return "dense" }
 func (dense) Validate() error    { return nil }
 func (dense) Cut(s Shape) []Rows { return cutDense(nil, s, s.First(), s.Keys) }
-func (dense) Plan(g *Group)      { g.Attend(StageDense, Keys{Spans: []Span{{0, g.To}}}) }
+func (dense) Plan(g *Group)      { g.Attend(StageDense, KeySet{Spans: []Span{{0, g.To}}}) }
 
 // cutDense appends the rows [from, to), cut for attention to spans that all heads share. A group of about 1024
 // rows over all its heads is large enough to make a block of keys that has been brought into cache pay, and small

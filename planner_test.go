@@ -61,13 +61,15 @@ func TestKeys(t *testing.T) {
 		sees func(h, pos, j int) bool
 	}{
 		{"sliding window", Dense().Cut,
-			func(g *Group) { g.Attend(StageDense, Keys{Bands: []Band{{0, 36}}}) },
+			func(g *Group) { g.Attend(StageDense, KeySet{Bands: []Band{{0, 36}}}) },
 			func(h, pos, j int) bool { return j >= pos-36 }},
 		{"window of one", Dense().Cut,
-			func(g *Group) { g.Attend(StageDense, Keys{Bands: []Band{{0, 0}}}) },
+			func(g *Group) { g.Attend(StageDense, KeySet{Bands: []Band{{0, 0}}}) },
 			func(h, pos, j int) bool { return j == pos }},
 		{"diagonals", Dense().Cut,
-			func(g *Group) { g.Attend(StageDense, Keys{Bands: []Band{{0, 0}, {3, 5}, {100, 131}, {250, 1 << 40}}}) },
+			func(g *Group) {
+				g.Attend(StageDense, KeySet{Bands: []Band{{0, 0}, {3, 5}, {100, 131}, {250, 1 << 40}}})
+			},
 			func(h, pos, j int) bool {
 				d := pos - j
 				return d == 0 || d >= 3 && d <= 5 || d >= 100 && d <= 131 || d >= 250
@@ -76,14 +78,14 @@ func TestKeys(t *testing.T) {
 			func(g *Group) {
 				for h := range g.NumHeads {
 					head := g.FirstHead + h
-					g.AttendHead(StageSparse, h, Keys{Bands: []Band{{0, 10 + head}, {40, 40 + head}}})
+					g.AttendHead(StageSparse, h, KeySet{Bands: []Band{{0, 10 + head}, {40, 40 + head}}})
 				}
 			},
 			func(h, pos, j int) bool { return pos-j <= 10+h || pos-j >= 40 && pos-j <= 40+h }},
 		{"spans and stripes", whole(true),
 			func(g *Group) {
 				for h := range g.NumHeads {
-					g.AttendHead(StageSparse, h, Keys{Spans: []Span{{20, 40}, {g.From, g.To}}, Stripes: []int32{0, int32(1 + g.FirstHead + h), 50}})
+					g.AttendHead(StageSparse, h, KeySet{Spans: []Span{{20, 40}, {g.From, g.To}}, Stripes: []int32{0, int32(1 + g.FirstHead + h), 50}})
 				}
 			},
 			func(h, pos, j int) bool { return j >= 20 && j < 40 || j >= 120 || j == 0 || j == 1+h || j == 50 }},
@@ -117,12 +119,12 @@ func TestPlannerRules(t *testing.T) {
 		"gap": {{30, 40, false}, {41, 60, false}}, "late": {{31, 60, false}}, "short": {{30, 59, false}}, "empty": {{30, 30, false}, {30, 60, false}},
 		"twice": {{30, 60, false}, {30, 60, false}}, "none": nil,
 	} {
-		planner := planned{func(Shape) []Rows { return rows }, func(g *Group) { g.Attend(StageDense, Keys{}) }}
+		planner := planned{func(Shape) []Rows { return rows }, func(g *Group) { g.Attend(StageDense, KeySet{}) }}
 		if _, err := attend(t.Context(), set, Options{Planner: planner}, []Sequence{p.sequence()}); err == nil || !strings.Contains(err.Error(), "planned cut rows") {
 			t.Errorf("%s: error %v", name, err)
 		}
 	}
-	for name, keys := range map[string]Keys{
+	for name, keys := range map[string]KeySet{
 		"span": {Spans: []Span{{-1, 3}}}, "long span": {Spans: []Span{{0, 61}}}, "band": {Bands: []Band{{-1, 3}}}, "inside out": {Bands: []Band{{3, 2}}},
 		"stripe": {Stripes: []int32{30}}, "negative": {Stripes: []int32{-1}}, "descending": {Stripes: []int32{3, 3}},
 	} {

@@ -28,7 +28,7 @@ type Result struct {
 	Method string // the planner's name
 	ISA    string // the level of the kernels used: generic, avx2 or avx512
 
-	Seconds float64            // wall-clock time of the call
+	Seconds float64            // wall-clock time of the call, the audit included
 	Stages  [NumStages]float64 // the same time split by Stage: thread-seconds over threads
 
 	Pairs       int64   // (row, key) pairs attended, all heads and sequences

@@ -40,10 +40,10 @@ func (a anchorAttention) Plan(g *Group) {
 	start := g.From - g.From%a.group()
 	init, local := a.window(start)
 	if g.From >= a.tail(g.Shape) {
-		g.Attend(StageDense, Keys{Spans: []Span{{0, g.To}}})
+		g.Attend(StageDense, KeySet{Spans: []Span{{0, g.To}}})
 		return
 	}
-	g.Attend(StageWindow, Keys{Spans: []Span{{0, init}, {local, g.To}}})
+	g.Attend(StageWindow, KeySet{Spans: []Span{{0, init}, {local, g.To}}})
 	if init == local {
 		return
 	}
@@ -54,14 +54,14 @@ func (a anchorAttention) Plan(g *Group) {
 		from = to
 	}
 	for h, keys := range g.Search(Span{init, local}, blocks, a.Theta) {
-		g.AttendHead(StageSparse, h, Keys{Stripes: keys})
+		g.AttendHead(StageSparse, h, KeySet{Stripes: keys})
 	}
 }
 
-// Search scores the candidate keys against the group's rows, block by block, and returns for each head those kept:
-// ascending, and valid until the next call. A block, a span of positions inside the group, stands for its rows by
-// the mean of their queries and the mean of their anchors, the largest logit each has attended to so far. A key is
-// dropped when mean anchor − logit of the mean query > theta, in nats, for every block.
+// Search scores the candidate keys against the group's rows and returns for each head those kept: ascending, and
+// valid until the next call. A block, a span of positions inside the group, stands for its rows by the mean of their
+// queries and the mean of their anchors, the largest logit each has attended to so far. A key is dropped when mean
+// anchor − logit of the mean query > theta, in nats, for every block. There is at least one block.
 func (g *Group) Search(candidates Span, blocks []Span, theta float64) [][]int32 {
 	w := g.worker
 	w.enter(StageSearch)
