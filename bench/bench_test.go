@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -88,6 +89,19 @@ func TestRun(t *testing.T) {
 	}
 	if lines := strings.Split(table.String(), "\n"); len(lines) != 10 {
 		t.Errorf("table has %d lines; want 10:\n%s", len(lines), table.String())
+	}
+}
+
+// The peak is measured on powers of two and on all threads asked for.
+func TestPeakThreads(t *testing.T) {
+	for threads, want := range map[int][]int{1: {1}, 2: {1, 2}, 6: {1, 2, 4, 6}} {
+		p := make(Peak)
+		if err := p.measure(context.Background(), threads); err != nil {
+			t.Fatal(err)
+		}
+		if got := slices.Sorted(maps.Keys(p)); !slices.Equal(got, want) {
+			t.Errorf("%d threads: measured on %v; want %v", threads, got, want)
+		}
 	}
 }
 

@@ -12,7 +12,7 @@ import (
 // of threads.
 type Peak map[int]float64
 
-// measure raises p to what the machine does now on 1 to threads threads: the best of several short repetitions,
+// measure raises p to what the machine does now on 1, 2, 4, … and threads threads: the best of several short repetitions,
 // because whatever else runs can only slow one down.
 func (p Peak) measure(ctx context.Context, threads int) error {
 	set, err := kernel.Default()
@@ -29,15 +29,17 @@ func (p Peak) measure(ctx context.Context, threads int) error {
 		}
 		rounds *= 2
 	}
-	for n := 1; n <= threads; n++ {
+	for n := 1; ; n = min(2*n, threads) {
 		for range 5 {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
 			p[n] = max(p[n], fma(set, n, rounds))
 		}
+		if n == threads {
+			return nil
+		}
 	}
-	return nil
 }
 
 // fma returns the GFLOP/s of some threads that multiply and add at the same time.

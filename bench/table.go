@@ -3,6 +3,8 @@ package bench
 import (
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"text/tabwriter"
 )
@@ -29,10 +31,8 @@ func (r *Report) Write(w io.Writer) error {
 	}
 	t.Flush()
 	out.WriteString("\nGFLOP/s counts the work of dense attention, executed what the method did of it. Peak, measured:")
-	for n := 1; n <= len(r.Peak); n++ {
-		if n&(n-1) == 0 || n == len(r.Peak) {
-			fmt.Fprintf(&out, " %.0f GFLOP/s on %d,", r.Peak[n], n)
-		}
+	for _, n := range slices.Sorted(maps.Keys(r.Peak)) {
+		fmt.Fprintf(&out, " %.0f GFLOP/s on %d,", r.Peak[n], n)
 	}
 	_, err := io.WriteString(w, strings.TrimSuffix(out.String(), ",")+".\n")
 	return err

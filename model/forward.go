@@ -112,8 +112,8 @@ func (m *Model) newForward(cache *Cache, ids []int32, opt ForwardOptions) (*forw
 		return nil, fmt.Errorf("model: ForwardOptions.Threads is %d; want ≥ 0", opt.Threads)
 	case opt.AuditRows < 0:
 		return nil, fmt.Errorf("model: ForwardOptions.AuditRows is %d; want ≥ 0", opt.AuditRows)
-	case opt.Prompt < 0 || opt.Prompt > 1<<28:
-		return nil, fmt.Errorf("model: ForwardOptions.Prompt is %d; want 0 … %d", opt.Prompt, 1<<28)
+	case opt.Prompt < 0 || opt.Prompt > 1<<29:
+		return nil, fmt.Errorf("model: ForwardOptions.Prompt is %d; want 0 … %d", opt.Prompt, 1<<29)
 	}
 	if err := opt.Planner.Validate(); err != nil {
 		return nil, fmt.Errorf("model: %w", err)

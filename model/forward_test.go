@@ -258,6 +258,7 @@ func TestForwardErrors(t *testing.T) {
 		{"threads", nil, cache, ids, model.ForwardOptions{Planner: anchor.Dense(), Threads: -1}, "Threads is -1"},
 		{"audit", nil, cache, ids, model.ForwardOptions{Planner: anchor.Dense(), AuditRows: -1}, "AuditRows is -1"},
 		{"prompt", nil, cache, ids, model.ForwardOptions{Planner: anchor.Dense(), Prompt: -1}, "Prompt is -1"},
+		{"long prompt", nil, cache, ids, model.ForwardOptions{Planner: anchor.Dense(), Prompt: 1<<29 + 1}, "want 0 … 536870912"},
 		{"cancelled before", ended, cache, ids, dense, context.Canceled.Error()},
 		{"cancelled midway", half, cache, ids, model.ForwardOptions{Planner: anchor.Dense(), Progress: func(share float64) {
 			if share > 0.5 {

@@ -40,7 +40,7 @@ func write(t testing.TB, dir, name, content string) {
 
 func writeTensors(t testing.TB, dir, name string, tensors ...safetensors.Tensor) {
 	t.Helper()
-	if err := safetensors.WriteFile(filepath.Join(dir, name), nil, tensors...); err != nil {
+	if err := safetensors.WriteFile(t.Context(), filepath.Join(dir, name), nil, tensors...); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -39,15 +41,16 @@ indices[offsets[i]] … indices[offsets[i+1]−1] with i = h·groups + g. Groups
 from the first that holds a query. Of a batch, the rows of one sequence follow those
 of the one before: i = (sequence·heads + h)·groups + g.
 
-OUT and FILE are written beside and then renamed: upon an error OUT is as it was.
+OUT and FILE are written beside and then renamed, FILE first: upon an error OUT is as it was.
 
 With --json, one object is printed: method, isa, dtype, batch, heads, kv_heads, dim,
-queries, keys, prompt, threads, params (null for dense), seconds, stage_seconds,
-density, stripes, non_finite_rows, and recall {mean, p5, min} if audited.`,
+queries, keys, prompt, scale, threads, params (null for dense), seconds,
+stage_seconds, density, stripes, non_finite_rows, and recall {mean, p5, min} if audited.`,
 		Example: `  anchor attend qkv.safetensors -o out.safetensors
   anchor attend qkv.safetensors -o out.safetensors --theta 8 --audit 256
   anchor attend qkv.safetensors -o out.safetensors --method dense --json`,
-		Args: takes("IN"),
+		Args:    takes("IN"),
+		PreRunE: checkKernels,
 	}
 	a := attend{}
 	f := c.Flags()
@@ -130,12 +133,12 @@ func (a *attend) run(c *cobra.Command, in string) (err error) {
 
 	// OUT comes last: when it is there, all went well.
 	if a.stripes != "" {
-		if err := writeStripes(a.stripes, res.StripeSets); err != nil {
+		if err := writeStripes(c.Context(), a.stripes, res.StripeSets); err != nil {
 			return err
 		}
 	}
 	lead := b.q.Shape[:len(b.q.Shape)-1]
-	err = safetensors.WriteFile(a.out, nil,
+	err = safetensors.WriteFile(c.Context(), a.out, nil,
 		safetensors.Tensor{Name: "o", DType: "F32", Shape: b.q.Shape, Data: b.o},
 		safetensors.Tensor{Name: "lse", DType: "F32", Shape: lead, Data: b.lse})
 	if err != nil {
@@ -272,7 +275,7 @@ func view(file *safetensors.File, t safetensors.Info, seqs []anchor.Sequence, in
 	case anchor.Float16.String():
 		from = anchor.FromFloat16
 	default:
-		return fmt.Errorf("%s: tensor %q has element type %s; want F32, BF16 or F16", file.Name(), t.Name, t.DType)
+		return fmt.Errorf("%s: tensor %q has element type %q; want F32, BF16 or F16", file.Name(), t.Name, t.DType)
 	}
 	data, err := file.Uint16s(t.Name)
 	if err != nil {
@@ -285,7 +288,7 @@ func view(file *safetensors.File, t safetensors.Info, seqs []anchor.Sequence, in
 }
 
 // writeStripes writes the stripes of all sequences as one list of rows.
-func writeStripes(path string, sets []anchor.StripeSet) error {
+func writeStripes(ctx context.Context, path string, sets []anchor.StripeSet) error {
 	offsets, indices := []int64{0}, []int32{}
 	for _, s := range sets {
 		for _, to := range s.Offsets[1:] {
@@ -293,7 +296,7 @@ func writeStripes(path string, sets []anchor.StripeSet) error {
 		}
 		indices = append(indices, s.Indices...)
 	}
-	return safetensors.WriteFile(path, nil,
+	return safetensors.WriteFile(ctx, path, nil,
 		safetensors.Tensor{Name: "stripe_offsets", DType: "I64", Shape: []int{len(offsets)}, Data: offsets},
 		safetensors.Tensor{Name: "stripe_indices", DType: "I32", Shape: []int{len(indices)}, Data: indices})
 }
@@ -310,6 +313,7 @@ type attendReport struct {
 	Queries       int                `json:"queries"`
 	Keys          int                `json:"keys"`
 	Prompt        int                `json:"prompt"`
+	Scale         float32            `json:"scale"`
 	Threads       int                `json:"threads"`
 	Params        *anchor.Params     `json:"params"`
 	Seconds       float64            `json:"seconds"`
@@ -325,13 +329,16 @@ func (a *attend) report(b *batch, res *anchor.Result) attendReport {
 	kvHeads, keys, _ := sizes(b.k)
 	r := attendReport{
 		Method: res.Method, ISA: res.ISA, DType: b.q.DType, Batch: len(b.seqs),
-		Heads: heads, KVHeads: kvHeads, Dim: dim, Queries: queries, Keys: keys, Prompt: a.prompt,
+		Heads: heads, KVHeads: kvHeads, Dim: dim, Queries: queries, Keys: keys, Prompt: a.prompt, Scale: a.scale,
 		Threads: parallel.Threads(*a.threads), Params: reportParams(a.method, *a.params),
 		Seconds: res.Seconds, StageSeconds: res.StageSeconds(),
 		Density: res.Density(), Stripes: res.Stripes, NonFiniteRows: res.NonFiniteRows,
 	}
 	if b.k.DType != b.q.DType || b.v.DType != b.q.DType {
 		r.DType = b.q.DType + "/" + b.k.DType + "/" + b.v.DType
+	}
+	if !a.scaled {
+		r.Scale = float32(1 / math.Sqrt(float64(dim)))
 	}
 	if r.Prompt == 0 {
 		r.Prompt = keys

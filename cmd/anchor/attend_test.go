@@ -12,7 +12,7 @@ import (
 	"github.com/anchorattention/anchor/internal/safetensors"
 )
 
-const golden = "testdata/golden.safetensors"
+const golden = "../../testdata/golden/tail_rows.safetensors"
 
 // goldenFlags are those that the golden file was made with.
 var goldenFlags = strings.Fields("--block 16 --step 8 --init 16 --local 16 --theta 13.456965446472168 --tail 40")
@@ -189,7 +189,7 @@ func TestAttendBatch(t *testing.T) {
 	}
 	attend := func(name, dtype string, seqs ...int) (o, lse []float32, offsets []int64, indices []int32, report map[string]any) {
 		in := filepath.Join(dir, name)
-		if err := safetensors.WriteFile(in, nil, tensors(dtype, seqs...)...); err != nil {
+		if err := safetensors.WriteFile(t.Context(), in, nil, tensors(dtype, seqs...)...); err != nil {
 			t.Fatal(err)
 		}
 		stdout := mustRun(t, "attend", in, "-o", in+".out", "--stripes", in+".stripes", "--json",
@@ -256,7 +256,7 @@ func TestAttendBadFile(t *testing.T) {
 		{"ranks", []safetensors.Tensor{tensor("q", 1, 1, 4, 8), tensor("k", 1, 4, 8), tensor("v", 1, 4, 8)}, `tensor "k" has shape [1 4 8]`},
 		{"batches", []safetensors.Tensor{tensor("q", 2, 1, 4, 8), tensor("k", 2, 1, 4, 8), tensor("v", 1, 1, 4, 8)}, `tensor "v" has shape [1 1 4 8]`},
 		{"empty", []safetensors.Tensor{tensor("q", 1, 0, 8), tensor("k", 1, 4, 8), tensor("v", 1, 4, 8)}, "every size ≥ 1"},
-		{"type", []safetensors.Tensor{tensor("q", 1, 4, 8), ints, tensor("v", 1, 4, 8)}, `tensor "k" has element type I32`},
+		{"type", []safetensors.Tensor{tensor("q", 1, 4, 8), ints, tensor("v", 1, 4, 8)}, `tensor "k" has element type "I32"`},
 		{"queries", []safetensors.Tensor{tensor("q", 1, 5, 8), tensor("k", 1, 4, 8), tensor("v", 1, 4, 8)}, "no more queries than keys"},
 		{"heads", []safetensors.Tensor{tensor("q", 3, 4, 8), tensor("k", 2, 4, 8), tensor("v", 2, 4, 8)}, "want a multiple"},
 		{"values", []safetensors.Tensor{tensor("q", 1, 4, 8), tensor("k", 1, 4, 8), tensor("v", 1, 3, 8)}, "V has shape"},
@@ -265,7 +265,7 @@ func TestAttendBadFile(t *testing.T) {
 		t.Run(k.name, func(t *testing.T) {
 			dir := t.TempDir()
 			in, out := filepath.Join(dir, "in"), filepath.Join(dir, "out")
-			if err := safetensors.WriteFile(in, nil, k.tensors...); err != nil {
+			if err := safetensors.WriteFile(t.Context(), in, nil, k.tensors...); err != nil {
 				t.Fatal(err)
 			}
 			if err := os.WriteFile(out, []byte("precious"), 0o666); err != nil {
@@ -282,6 +282,17 @@ func TestAttendBadFile(t *testing.T) {
 				t.Errorf("%q are there; want in and out", left)
 			}
 		})
+	}
+}
+
+// The report has the scale that was used.
+func TestAttendReportsScale(t *testing.T) {
+	out := filepath.Join(t.TempDir(), "out")
+	for scale, args := range map[float64][]string{1 / math.Sqrt(80): nil, 0.5: {"--scale", "0.5"}, 0: {"--scale", "0"}} {
+		m := object(t, mustRun(t, append([]string{"attend", golden, "-o", out, "--json"}, args...)...), "scale")
+		if got, _ := m["scale"].(float64); math.Abs(got-scale) > 1e-7 {
+			t.Errorf("scale is %v; want %v", m["scale"], scale)
+		}
 	}
 }
 

@@ -23,13 +23,34 @@ GFLOP/s counts what it does.
 Workloads: mixture has sink, local, stripe and diffuse heads in turn; in diffuse
 every head is flat, so that there is nothing to leave out.
 
-With --json, each result is an object on a line of its own, as soon as it is
-there. The last line is {"peak": {"1": GFLOP/s, "2": …}}, the most that the
-multiply-add units were seen to do on 1, 2, … threads.`,
+With --json, each result is an object on a line of its own, as soon as it is there:
+
+  method             dense or anchor
+  isa                level of the kernels: generic, avx2 or avx512
+  dtype              type of the elements of queries, keys and values
+  workload           kind of heads
+  n                  tokens
+  heads, kv_heads    query heads; key and value heads
+  dim                numbers in a row of a head
+  threads            goroutines computed on
+  runs               timed runs
+  seconds_median, seconds_min, seconds_max
+                     of the timed runs
+  gflops             GFLOP/s, counting the operations of dense attention
+  executed_gflops    GFLOP/s, counting those that the method did
+  density            attended over causal pairs of row and key
+  recall_mean, recall_min
+                     share of the true softmax mass, over the audited rows
+  speedup_vs_dense   dense attention's median over this one; absent without dense
+  stage_seconds      seconds in each stage of the run with the median time
+
+The last line is {"peak": {"1": GFLOP/s, "2": …}}, the most that the multiply-add
+units were seen to do on 1, 2, 4, … threads and on all that were asked for.`,
 		Example: `  anchor bench
   anchor bench --lengths 32768,131072 --runs 3
   anchor bench --workload diffuse --methods dense,anchor --theta 6 --json`,
-		Args: takes(),
+		Args:    takes(),
+		PreRunE: checkKernels,
 	}
 	f := c.Flags()
 	var cfg bench.Config

@@ -39,7 +39,8 @@ generated, ended, decode_tokens_per_second.`,
 		Example: `  anchor demo
   anchor demo --tokens 131072 --depth 0.1
   anchor demo --tail 0 --json`,
-		Args: takes(),
+		Args:    takes(),
+		PreRunE: checkKernels,
 	}
 	d := demo{}
 	c.Flags().IntVar(&d.Tokens, "tokens", 32768, fmt.Sprintf("`length` of the prompt in tokens, %d to %d", retrieval.MinPromptTokens, 1<<20))

@@ -2,12 +2,15 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
 
 	"github.com/anchorattention/anchor"
+	"github.com/anchorattention/anchor/internal/kernel"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // paramFlags defines the flags of AnchorAttention's parameters, with their published defaults.
@@ -46,9 +49,36 @@ func planner(flag, name string, p anchor.Params) (anchor.Planner, error) {
 		return nil, usageError{fmt.Errorf("--%s is %q; want one of %s", flag, name, strings.Join(methods, ", "))}
 	}
 	if err := method.Validate(); err != nil {
-		return nil, usageError{err}
+		return nil, usageError{errors.New(flagNames.Replace(err.Error()))}
 	}
 	return method, nil
+}
+
+// flagNames turns the names of parameters into those of their flags.
+var flagNames = strings.NewReplacer("Params.Block·Step", "--block·--step", "Params.Block", "--block", "Params.Step", "--step",
+	"Params.Init", "--init", "Params.Local", "--local", "Params.Theta", "--theta", "Params.Tail", "--tail")
+
+// flagError says what a flag's value may be, where package pflag says how it failed to read one.
+func flagError(_ *cobra.Command, err error) error {
+	if e := (*pflag.InvalidValueError)(nil); errors.As(err, &e) {
+		want, ok := map[string]string{
+			"int":      "a whole number of at most 18 digits",
+			"intSlice": "whole numbers of at most 18 digits, with commas between them",
+			"float32":  "a number in single precision",
+			"float64":  "a number in double precision, inf or -inf",
+			"bool":     "true or false",
+		}[e.GetFlag().Value.Type()]
+		if ok {
+			err = fmt.Errorf("--%s is %q; want %s", e.GetFlag().Name, e.GetValue(), want)
+		}
+	}
+	return usageError{err}
+}
+
+// checkKernels reports an ANCHOR_CPU that names no kernels, before any work is done.
+func checkKernels(*cobra.Command, []string) error {
+	_, err := kernel.Default()
+	return err
 }
 
 // reportParams returns the parameters to report, nil for a method that has none.

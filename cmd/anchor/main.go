@@ -8,8 +8,10 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"syscall"
+	"unicode/utf8"
 )
 
 func main() {
@@ -36,9 +38,29 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		err = errors.New("interrupted")
 	}
-	fmt.Fprintf(stderr, "anchor: %s\n", strings.TrimPrefix(err.Error(), "anchor: "))
+	fmt.Fprintf(stderr, "anchor: %s\n", oneLine(strings.TrimPrefix(err.Error(), "anchor: ")))
 	if errors.As(err, new(usageError)) {
 		return 2
 	}
 	return 1
+}
+
+// oneLine returns a message as one line that is safe on a terminal: names in it may come from anywhere.
+func oneLine(message string) string {
+	var out strings.Builder
+	for s := strings.TrimSpace(message); s != ""; {
+		r, size := utf8.DecodeRuneInString(s)
+		switch {
+		case r == '\n':
+			out.WriteString("; ")
+		case r == utf8.RuneError && size == 1:
+			fmt.Fprintf(&out, `\x%02x`, s[0])
+		case strconv.IsPrint(r):
+			out.WriteRune(r)
+		default:
+			out.WriteString(strings.Trim(strconv.QuoteRune(r), "'"))
+		}
+		s = s[size:]
+	}
+	return out.String()
 }

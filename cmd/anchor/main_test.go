@@ -4,12 +4,19 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
+	"github.com/anchorattention/anchor"
+	"github.com/anchorattention/anchor/bench"
+	"github.com/anchorattention/anchor/model/retrieval"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 )
@@ -84,7 +91,7 @@ func TestHelp(t *testing.T) {
 func TestErrors(t *testing.T) {
 	dir := t.TempDir()
 	in, out := filepath.Join(dir, "in"), filepath.Join(dir, "out")
-	copyFile(t, in, "testdata/golden.safetensors")
+	copyFile(t, in, golden)
 	link := filepath.Join(dir, "link")
 	if err := os.Link(in, link); err != nil {
 		t.Fatal(err)
@@ -107,15 +114,19 @@ func TestErrors(t *testing.T) {
 		{[]string{"attend", in, "-o", dir + "/no/out"}, 1, "no such file"},
 		{[]string{"attend", dir + "/no", "-o", out}, 1, "no such file"},
 		{[]string{"attend", in, "-o", out, "--method", "x"}, 2, `--method is "x"; want one of anchor, dense`},
-		{[]string{"attend", in, "-o", out, "--theta", "x"}, 2, "--theta"},
-		{[]string{"attend", in, "-o", out, "--theta", "nan"}, 2, "Theta is NaN"},
-		{[]string{"attend", in, "-o", out, "--block", "0"}, 2, "Block is 0"},
-		{[]string{"attend", in, "-o", out, "--tail", "-1"}, 2, "Tail is -1"},
+		{[]string{"attend", in, "-o", out, "--theta", "x"}, 2, `--theta is "x"; want a number in double precision, inf or -inf`},
+		{[]string{"attend", in, "-o", out, "--theta", "nan"}, 2, "--theta is NaN"},
+		{[]string{"attend", in, "-o", out, "--block", "0"}, 2, "--block is 0; want 1 … "},
+		{[]string{"attend", in, "-o", out, "--tail", "-1"}, 2, "--tail is -1"},
 		{[]string{"attend", in, "-o", out, "--scale", "inf"}, 2, "--scale is +Inf"},
 		{[]string{"attend", in, "-o", out, "--threads", "-1"}, 2, "--threads is -1"},
 		{[]string{"attend", in, "-o", out, "--audit", "-1"}, 2, "--audit is -1"},
 		{[]string{"attend", in, "-o", out, "--prompt", "-1"}, 2, "--prompt is -1"},
 		{[]string{"attend", in, "-o", out, "--prompt", "999999999"}, 1, "Prompt is 999999999"},
+		{[]string{"attend", in, "-o", out, "--block", "99999999999999999999"}, 2, `--block is "99999999999999999999"; want a whole number`},
+		{[]string{"attend", in, "-o", out, "--block", "536870912", "--step", "2"}, 2, "--block·--step is "},
+		{[]string{"attend", in, "-o", out, "--scale", "x"}, 2, `--scale is "x"; want a number`},
+		{[]string{"attend", dir + "/a\nb\x1b[2J", "-o", out}, 1, `a; b\x1b[2J: no such file`},
 		{[]string{"run", "x"}, 2, "--model is missing"},
 		{[]string{"run", "--model", dir}, 2, "no PROMPT"},
 		{[]string{"run", "--model", dir, "x"}, 1, "tokenizer.json"},
@@ -123,13 +134,16 @@ func TestErrors(t *testing.T) {
 		{[]string{"run", "--model", dir, "x", "--max-tokens", "0"}, 2, "--max-tokens is 0"},
 		{[]string{"run", "--model", dir, "x", "--attention", "y"}, 2, `--attention is "y"`},
 		{[]string{"bench", "x"}, 2, "want none"},
+		{[]string{"bench", "--lengths", "1,abc"}, 2, `--lengths is "1,abc"; want whole numbers`},
+		{[]string{"bench", "--lengths", "268435456"}, 2, "need 1536.0 GiB"},
+		{[]string{"bench", "--json=x"}, 2, `--json is "x"; want true or false`},
 		{[]string{"bench", "--lengths", "0"}, 2, "length is 0"},
 		{[]string{"bench", "--methods", "x"}, 2, `--methods is "x"`},
 		{[]string{"bench", "--workload", "x"}, 2, `workload is "x"`},
 		{[]string{"bench", "--runs", "0"}, 2, "runs are 0"},
 		{[]string{"demo", "--tokens", "1"}, 2, "prompt of 1 tokens"},
 		{[]string{"demo", "--depth", "2"}, 2, "depth is 2"},
-		{[]string{"demo", "--step", "0"}, 2, "Step is 0"},
+		{[]string{"demo", "--step", "0"}, 2, "--step is 0"},
 		{[]string{"make-model", "x", dir}, 2, `kind of model is "x"`},
 		{[]string{"make-model", "retrieval", in}, 1, "in"},
 	} {
@@ -151,7 +165,7 @@ func TestErrors(t *testing.T) {
 func TestInterrupt(t *testing.T) {
 	dir := t.TempDir()
 	for _, args := range [][]string{
-		{"attend", "testdata/golden.safetensors", "-o", dir + "/out"},
+		{"attend", golden, "-o", dir + "/out"},
 		{"bench", "--lengths", "256"},
 		{"demo", "--tokens", "500"},
 	} {
@@ -165,6 +179,180 @@ func TestInterrupt(t *testing.T) {
 	}
 	if left := names(t, dir); len(left) > 0 {
 		t.Errorf("%q left behind", left)
+	}
+}
+
+// A countdown is a context that is cancelled when it has been asked for its error so many times.
+type countdown struct {
+	context.Context
+	cancel context.CancelFunc
+	left   atomic.Int64
+}
+
+func newCountdown(t *testing.T, n int64) *countdown {
+	ctx, cancel := context.WithCancel(t.Context())
+	t.Cleanup(cancel)
+	c := &countdown{Context: ctx, cancel: cancel}
+	c.left.Store(n)
+	return c
+}
+
+func (c *countdown) Err() error {
+	if c.left.Add(-1) < 0 {
+		c.cancel()
+	}
+	return c.Context.Err()
+}
+
+// Wherever a command that writes a file is interrupted, it says so, once, and the file is not there.
+func TestInterruptWriting(t *testing.T) {
+	for _, args := range [][]string{{"attend", golden, "-o", "out"}, {"make-model", "retrieval", "."}} {
+		dir := t.TempDir()
+		last := "out"
+		if args[0] == "attend" {
+			args[3] = filepath.Join(dir, last)
+		} else {
+			args[2], last = dir, "model.safetensors"
+		}
+		interrupted := 0
+		for n := int64(0); ; n += 1 + n/8 {
+			var stdout, stderr bytes.Buffer
+			status := run(newCountdown(t, n), args, strings.NewReader(""), &stdout, &stderr)
+			left := names(t, dir)
+			if status == 0 {
+				break
+			}
+			interrupted++
+			if status != 1 || stdout.Len() > 0 || stderr.String() != "anchor: interrupted\n" {
+				t.Fatalf("anchor %q: status %d, %q, %q; want 1 and that it was interrupted", args, status, stdout.String(), stderr.String())
+			}
+			if slices.Contains(left, last) || slices.ContainsFunc(left, func(name string) bool { return strings.HasSuffix(name, ".tmp") }) {
+				t.Fatalf("anchor %q, interrupted at check %d, left %q", args, n, left)
+			}
+		}
+		if interrupted < 3 {
+			t.Errorf("anchor %q was interrupted %d times; want more", args, interrupted)
+		}
+	}
+}
+
+// A pretender calls a function at each read or write, and fails writes with an error if it has one.
+type pretender struct {
+	do     func()
+	writes int
+	err    error
+}
+
+func (p *pretender) Write(b []byte) (int, error) {
+	p.writes++
+	p.do()
+	if p.err != nil {
+		return 0, p.err
+	}
+	return len(b), nil
+}
+
+// Read never returns.
+func (p *pretender) Read([]byte) (int, error) {
+	p.do()
+	select {}
+}
+
+// Waiting for standard input ends with the context.
+func TestInterruptStdin(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	var stdout, stderr bytes.Buffer
+	status := run(ctx, []string{"run", "--model", t.TempDir(), "--file", "-"}, &pretender{do: cancel}, &stdout, &stderr)
+	if status != 1 || stderr.String() != "anchor: interrupted\n" {
+		t.Errorf("status %d, %q; want 1 and that it was interrupted", status, stderr.String())
+	}
+}
+
+// A command that is interrupted while it prints stops, and one that cannot print says so once and does not go on.
+func TestInterruptOutput(t *testing.T) {
+	dir := t.TempDir()
+	mustRun(t, "make-model", "retrieval", dir)
+	p, err := retrieval.NewPrompt(300, 0.3, 5)
+	if err != nil {
+		t.Fatal(err)
+	}
+	full := errors.New("disk full")
+	for _, args := range [][]string{
+		{"run", "--model", dir, p.Text},
+		{"bench", "--lengths", "64,100", "--runs", "1", "--heads", "2", "--kv-heads", "1", "--dim", "16", "--json"},
+	} {
+		ctx, cancel := context.WithCancel(t.Context())
+		var stderr bytes.Buffer
+		if status := run(ctx, args, nil, &pretender{do: cancel}, &stderr); status != 1 || stderr.String() != "anchor: interrupted\n" {
+			t.Errorf("anchor %q: status %d, %q; want 1 and that it was interrupted", args[0], status, stderr.String())
+		}
+		stderr.Reset()
+		out := &pretender{do: func() {}, err: full}
+		if status := run(t.Context(), args, nil, out, &stderr); status != 1 || strings.Count(stderr.String(), full.Error()) != 1 || out.writes != 1 {
+			t.Errorf("anchor %q: status %d, %q after %d writes; want 1, the error and one write", args[0], status, stderr.String(), out.writes)
+		}
+	}
+}
+
+// An error of several lines or with control characters is one line without them.
+func TestOneLine(t *testing.T) {
+	for in, want := range map[string]string{
+		"plain – ü":            "plain – ü",
+		"two\nlines\n":         "two; lines",
+		"a\r\nb\tc\x1b[2J\x00": `a\r; b\tc\x1b[2J\x00`,
+		"bad \xff, \u009b":     `bad \xff, \u009b`,
+	} {
+		if got := oneLine(in); got != want {
+			t.Errorf("%q becomes %q; want %q", in, got, want)
+		}
+	}
+}
+
+// An ANCHOR_CPU that names no kernels is reported as such. The kernels are chosen once in a process: this test is one
+// for each value.
+func TestBadCPU(t *testing.T) {
+	const bad = "nope"
+	if os.Getenv("ANCHOR_CPU") != bad {
+		program, err := os.Executable()
+		if err != nil {
+			t.Skip(err)
+		}
+		again := exec.CommandContext(t.Context(), program, "-test.run=^TestBadCPU$")
+		again.Env = append(os.Environ(), "ANCHOR_CPU="+bad)
+		if out, err := again.CombinedOutput(); err != nil {
+			t.Errorf("%v:\n%s", err, out)
+		}
+		return
+	}
+	for _, args := range [][]string{
+		{"attend", golden, "-o", filepath.Join(t.TempDir(), "out")}, {"run", "--model", "x", "y"}, {"bench"}, {"demo"},
+	} {
+		status, stdout, stderr := anchorCommand(t, args...)
+		if status != 1 || stdout != "" || !strings.HasPrefix(stderr, `anchor: ANCHOR_CPU is "nope"; `) {
+			t.Errorf("anchor %q: status %d, %q, %q; want 1 and ANCHOR_CPU", args, status, stdout, stderr)
+		}
+	}
+}
+
+// The help of a subcommand lists the fields of its JSON.
+func TestHelpListsFields(t *testing.T) {
+	for name, report := range map[string]any{
+		"attend": attendReport{Recall: &anchor.Recall{}}, "run": generated{Recall: &anchor.Recall{}}, "bench": bench.Result{SpeedupVsDense: 1},
+	} {
+		data, err := json.Marshal(report)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var fields map[string]any
+		if err := json.Unmarshal(data, &fields); err != nil {
+			t.Fatal(err)
+		}
+		_, help, _ := strings.Cut(mustRun(t, name, "--help"), "With --json")
+		for field := range fields {
+			if !regexp.MustCompile(`\b` + field + `\b`).MatchString(help) {
+				t.Errorf("%s --help does not list %s", name, field)
+			}
+		}
 	}
 }
 

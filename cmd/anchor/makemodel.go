@@ -25,7 +25,7 @@ every part without a download. The files are the same every time.`,
 			if args[0] != "retrieval" {
 				return usageError{fmt.Errorf("kind of model is %q; want retrieval", args[0])}
 			}
-			if err := retrieval.Write(args[1]); err != nil {
+			if err := retrieval.Write(c.Context(), args[1]); err != nil {
 				return err
 			}
 			_, err := fmt.Fprintf(c.OutOrStdout(), "wrote %s: config.json, tokenizer.json, model.safetensors\n", args[1])

@@ -33,7 +33,7 @@ level of the kernels.`,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	root.AddCommand(newDemo(), newAttend(), newRun(), newBench(), newMakeModel())
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetFlagErrorFunc(flagError)
 	for _, c := range root.Commands() {
 		c.DisableFlagsInUseLine = true
 	}

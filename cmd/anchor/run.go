@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -32,12 +33,13 @@ an empty line, and PROMPT.
 
 With --json, one object is printed instead: text, tokens (of the prompt), generated,
 ended (by the model), attention, isa, params, ttft_seconds (time to first token,
-the audit left out), attention_seconds, other_seconds, stage_seconds, density, recall
-{mean, p5, min} if audited, and decode_tokens_per_second.`,
+the audit left out), attention_seconds, other_seconds, stage_seconds, density,
+stripes, recall {mean, p5, min} if audited, and decode_tokens_per_second.`,
 		Example: `  anchor run --model ./SmolLM2-135M "The capital of France is"
   anchor run --model ./SmolLM2-135M --file report.txt "In short,"
   anchor run --model ./SmolLM2-135M --file report.txt --attention dense "In short,"`,
-		Args: takes("[PROMPT]"),
+		Args:    takes("[PROMPT]"),
+		PreRunE: checkKernels,
 	}
 	g := generation{}
 	f := c.Flags()
@@ -79,7 +81,7 @@ func (g *generation) run(c *cobra.Command, args []string) (err error) {
 	case g.audit < 0:
 		return usageError{fmt.Errorf("--audit is %d; want ≥ 0", g.audit)}
 	}
-	text, err := g.prompt(c.InOrStdin(), args)
+	text, err := g.prompt(c.Context(), c.InOrStdin(), args)
 	if err != nil {
 		return err
 	}
@@ -98,13 +100,16 @@ func (g *generation) run(c *cobra.Command, args []string) (err error) {
 	prompt := tok.Encode(text, true).IDs
 	stream := tok.NewStream(true)
 	var out strings.Builder
+	var broken error // stdout's
 	put := func(s string) error {
 		if *g.json {
 			out.WriteString(s)
 			return nil
 		}
-		_, err := io.WriteString(c.OutOrStdout(), s)
-		return err
+		if broken == nil {
+			_, broken = io.WriteString(c.OutOrStdout(), s)
+		}
+		return broken
 	}
 	started := false
 	res, err := generate.Greedy(c.Context(), m, generate.Request{
@@ -122,7 +127,9 @@ func (g *generation) run(c *cobra.Command, args []string) (err error) {
 		if !*g.json {
 			end += "\n"
 		}
-		err = errors.Join(err, put(end))
+		if e := put(end); err == nil {
+			err = e
+		}
 	}
 	if err != nil {
 		return err
@@ -143,18 +150,27 @@ func (g *generation) run(c *cobra.Command, args []string) (err error) {
 	return nil
 }
 
-// prompt returns the text to continue.
-func (g *generation) prompt(stdin io.Reader, args []string) (string, error) {
+// prompt returns the text to continue. It does not wait for text beyond the end of the context.
+func (g *generation) prompt(ctx context.Context, stdin io.Reader, args []string) (string, error) {
 	question := strings.Join(args, "")
 	if g.file == "" {
 		return question, nil
 	}
 	var text []byte
 	var err error
-	if g.file == "-" {
-		text, err = io.ReadAll(stdin)
-	} else {
-		text, err = os.ReadFile(g.file)
+	read := make(chan struct{})
+	go func() { // which goes on if the context ends: nothing else ends a read from a terminal
+		defer close(read)
+		if g.file == "-" {
+			text, err = io.ReadAll(stdin)
+		} else {
+			text, err = os.ReadFile(g.file)
+		}
+	}()
+	select {
+	case <-ctx.Done():
+		return "", ctx.Err()
+	case <-read:
 	}
 	if err != nil {
 		return "", err

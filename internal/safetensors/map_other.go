@@ -4,8 +4,8 @@ package safetensors
 
 import "os"
 
-// mapFile reads a file where mapping is not done.
-func mapFile(path string) (data []byte, unmap func() error, err error) {
+// mapFile reads a file where mapping is not done, and returns no file.
+func mapFile(path string) (data []byte, file *os.File, unmap func() error, err error) {
 	data, err = os.ReadFile(path)
-	return data, func() error { return nil }, unwrap(err)
+	return data, nil, func() error { return nil }, unwrap(err)
 }

@@ -3,6 +3,7 @@
 package safetensors
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -10,30 +11,34 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mapFile maps a file into memory, read-only.
-func mapFile(path string) (data []byte, unmap func() error, err error) {
-	file, err := os.Open(path)
+// mapFile maps a file into memory, read-only. The file stays open until unmap is called.
+func mapFile(path string) (data []byte, file *os.File, unmap func() error, err error) {
+	file, err = os.Open(path)
 	if err != nil {
-		return nil, nil, unwrap(err)
+		return nil, nil, nil, unwrap(err)
 	}
-	defer file.Close() // the mapping stays
+	defer func() {
+		if err != nil {
+			file.Close()
+		}
+	}()
 	info, err := file.Stat()
 	if err != nil {
-		return nil, nil, unwrap(err)
+		return nil, nil, nil, unwrap(err)
 	}
 	if !info.Mode().IsRegular() {
-		return nil, nil, fmt.Errorf("it is not a regular file")
+		return nil, nil, nil, fmt.Errorf("it is not a regular file")
 	}
 	size := info.Size()
 	if size == 0 { // which cannot be mapped
-		return nil, func() error { return nil }, nil
+		return nil, file, file.Close, nil
 	}
 	if size > math.MaxInt {
-		return nil, nil, fmt.Errorf("%d bytes are more than this machine can map", size)
+		return nil, nil, nil, fmt.Errorf("%d bytes are more than this machine can map", size)
 	}
 	data, err = unix.Mmap(int(file.Fd()), 0, int(size), unix.PROT_READ, unix.MAP_SHARED)
 	if err != nil {
-		return nil, nil, fmt.Errorf("mmap: %w", err)
+		return nil, nil, nil, fmt.Errorf("mmap: %w", err)
 	}
-	return data, func() error { return unix.Munmap(data) }, nil
+	return data, file, func() error { return errors.Join(unix.Munmap(data), file.Close()) }, nil
 }

@@ -16,6 +16,7 @@ import (
 	"math"
 	"os"
 	"slices"
+	"strconv"
 	"unsafe"
 )
 
@@ -36,7 +37,9 @@ type File struct {
 	infos    []Info // in the order of their data
 	byName   map[string]int
 	metadata map[string]string
-	data     []byte // all elements
+	data     []byte   // all elements
+	start    int64    // where data begins in the file
+	file     *os.File // that data is mapped from, nil if it was read
 	unmap    func() error
 }
 
@@ -52,7 +55,7 @@ type Info struct {
 // Open maps a file into memory. The file must not be cut short while it is open: to touch what is gone ends the
 // program.
 func Open(path string) (*File, error) {
-	data, unmap, err := mapFile(path)
+	data, file, unmap, err := mapFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("cannot open %s: %w", path, err)
 	}
@@ -61,7 +64,7 @@ func Open(path string) (*File, error) {
 		unmap()
 		return nil, err
 	}
-	f.unmap = unmap
+	f.file, f.unmap = file, unmap
 	return f, nil
 }
 
@@ -83,21 +86,18 @@ func Parse(name string, data []byte) (*File, error) {
 	return f, nil
 }
 
-// Close unmaps the file. Slices that came from it must not be used afterwards.
+// Close unmaps and closes the file. Slices that came from it must not be used afterwards.
 func (f *File) Close() error {
 	if f.unmap == nil {
 		return nil
 	}
 	unmap := f.unmap
-	f.unmap, f.data, f.infos, f.byName = nil, nil, nil, nil
+	f.unmap, f.file, f.data, f.infos, f.byName = nil, nil, nil, nil, nil
 	return unmap()
 }
 
 // Name returns the path that the file was opened with.
 func (f *File) Name() string { return f.name }
-
-// Infos returns the descriptions of all tensors in the order of their data. The caller must not change them.
-func (f *File) Infos() []Info { return f.infos }
 
 // Info returns the description of the named tensor and whether there is one.
 func (f *File) Info(name string) (Info, bool) {
@@ -112,7 +112,8 @@ func (f *File) Info(name string) (Info, bool) {
 func (f *File) Metadata() map[string]string { return f.metadata }
 
 // Float32s returns the elements of an F32 tensor. Like all slices that a file returns, they lie in the mapped file
-// and must not be written to, unless the file holds them at an address that the machine cannot read them from.
+// and must not be written to, unless the file holds them at an address that the machine cannot read them from: those
+// are read anew by every call.
 func (f *File) Float32s(name string) ([]float32, error) { return elements[float32](f, name, "F32") }
 
 // Uint16s returns the bit patterns of the elements of a BF16 or F16 tensor.
@@ -132,7 +133,7 @@ func elements[T float32 | uint16 | int32 | int64](f *File, name string, dtypes .
 		return nil, fmt.Errorf("%s: no tensor %q", f.name, name)
 	}
 	if !slices.Contains(dtypes, info.DType) {
-		return nil, fmt.Errorf("%s: tensor %q has element type %s; want %s", f.name, name, info.DType, either(dtypes))
+		return nil, fmt.Errorf("%s: tensor %q has element type %q; want %s", f.name, name, info.DType, either(dtypes))
 	}
 	raw := f.data[info.from:info.to]
 	var one T
@@ -145,6 +146,13 @@ func elements[T float32 | uint16 | int32 | int64](f *File, name string, dtypes .
 		return unsafe.Slice((*T)(first), len(raw)/size), nil
 	}
 	out := make([]T, len(raw)/size)
+	if littleEndian && f.file != nil {
+		// Not from the mapping, whose pages would take memory beside out.
+		if _, err := f.file.ReadAt(bytesOf(out), f.start+int64(info.from)); err != nil {
+			return nil, fmt.Errorf("%s: tensor %q: %w", f.name, name, unwrap(err))
+		}
+		return out, nil
+	}
 	if _, err := binary.Decode(raw, binary.LittleEndian, out); err != nil {
 		return nil, fmt.Errorf("%s: tensor %q: %w", f.name, name, err)
 	}
@@ -173,7 +181,7 @@ func (f *File) parse(data []byte) error {
 		return fmt.Errorf("header length is %d; the file has %d bytes after it", n, len(data)-8)
 	}
 	header := data[8 : 8+n]
-	f.data = data[8+n:]
+	f.data, f.start = data[8+n:], int64(8+n)
 	if len(header) == 0 || header[0] != '{' {
 		return fmt.Errorf("header does not start with '{'")
 	}
@@ -232,6 +240,15 @@ func object(dec *json.Decoder, value func(key string) error) error {
 	return nil
 }
 
+// decode decodes a JSON value. The error does without the names of Go's types.
+func decode(dec *json.Decoder, to any, want string) error {
+	err := dec.Decode(to)
+	if wrong := (*json.UnmarshalTypeError)(nil); errors.As(err, &wrong) {
+		return fmt.Errorf("found %s; want %s", wrong.Value, want)
+	}
+	return err
+}
+
 func syntaxError(err error, want string) error {
 	if err == io.EOF {
 		return io.ErrUnexpectedEOF
@@ -248,11 +265,11 @@ func (f *File) parseInfo(dec *json.Decoder, name string) (Info, error) {
 	err := object(dec, func(key string) error {
 		switch key {
 		case "dtype":
-			return dec.Decode(&info.DType)
+			return decode(dec, &info.DType, "a string")
 		case "shape":
-			return dec.Decode(&shape)
+			return decode(dec, &shape, "an array of whole numbers ≥ 0")
 		case "data_offsets":
-			return dec.Decode(&offsets)
+			return decode(dec, &offsets, "an array of two whole numbers ≥ 0")
 		}
 		return fmt.Errorf("unknown field; want dtype, shape and data_offsets")
 	})
@@ -287,10 +304,10 @@ func (f *File) parseInfo(dec *json.Decoder, name string) (Info, error) {
 	}
 	want, ok := product(info.Shape, size)
 	if !ok {
-		return info, fmt.Errorf("shape %v of %s needs more bytes than an int can count", info.Shape, info.DType)
+		return info, fmt.Errorf("shape %v of %q needs more bytes than an int can count", info.Shape, info.DType)
 	}
 	if want != info.to-info.from {
-		return info, fmt.Errorf("shape %v of %s needs %d bytes; data_offsets span %d", info.Shape, info.DType, want, info.to-info.from)
+		return info, fmt.Errorf("shape %v of %q needs %d bytes; data_offsets span %d", info.Shape, info.DType, want, info.to-info.from)
 	}
 	return info, nil
 }
@@ -322,12 +339,12 @@ func (f *File) order() error {
 	for i, t := range f.infos {
 		f.byName[t.Name] = i
 		if t.from < end {
-			return fmt.Errorf("tensor %q starts at byte %d and overlaps %q, which ends at %d", t.Name, t.from, before, end)
+			return fmt.Errorf("tensor %q starts at byte %d and overlaps %s, which ends at %d", t.Name, t.from, before, end)
 		}
 		if t.from > end {
 			return fmt.Errorf("tensor %q starts at byte %d; %s ends at %d: want no gap", t.Name, t.from, before, end)
 		}
-		end, before = t.to, t.Name
+		end, before = t.to, strconv.Quote(t.Name)
 	}
 	if end != len(f.data) {
 		return fmt.Errorf("the last tensor ends at byte %d of %d; want all bytes to belong to one", end, len(f.data))

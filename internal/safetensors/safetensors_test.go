@@ -1,8 +1,9 @@
 package safetensors
 
 import (
-	"bytes"
+	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -36,7 +37,7 @@ func TestRoundTrip(t *testing.T) {
 	}
 	metadata := map[string]string{"format": "pt", "\"quoted\"": "ü"}
 	path := filepath.Join(t.TempDir(), "x.safetensors")
-	if err := WriteFile(path, metadata, tensors...); err != nil {
+	if err := WriteFile(t.Context(), path, metadata, tensors...); err != nil {
 		t.Fatal(err)
 	}
 	mapped, err := Open(path)
@@ -44,11 +45,11 @@ func TestRoundTrip(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer mapped.Close()
-	var buf bytes.Buffer
-	if err := Write(&buf, metadata, tensors...); err != nil {
+	data, err := os.ReadFile(path)
+	if err != nil {
 		t.Fatal(err)
 	}
-	inMemory, err := Parse("memory", buf.Bytes())
+	inMemory, err := Parse("memory", data)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,7 +58,7 @@ func TestRoundTrip(t *testing.T) {
 			t.Errorf("%s: metadata: %s", f.Name(), diff)
 		}
 		var names []string
-		for _, i := range f.Infos() {
+		for _, i := range f.infos {
 			names = append(names, i.Name)
 		}
 		if got, want := strings.Join(names, " "), "weights half brain offsets indices none scalar"; got != want {
@@ -91,11 +92,7 @@ func TestRoundTrip(t *testing.T) {
 
 // Aligned elements are views of the file, not copies.
 func TestNoCopy(t *testing.T) {
-	var buf bytes.Buffer
-	if err := Write(&buf, nil, Tensor{"a", "F32", []int{1 << 16}, make([]float32, 1<<16)}); err != nil {
-		t.Fatal(err)
-	}
-	f, err := Parse("memory", buf.Bytes())
+	f, err := Parse("memory", file(`{"a":{"dtype":"F32","shape":[65536],"data_offsets":[0,262144]}} `, 1<<18))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -126,7 +123,7 @@ func TestWrongAsk(t *testing.T) {
 	}{
 		{"c", []string{"the file", `"c"`}},
 		{"a", []string{"the file", `"a"`, "F32", "BF16 or F16"}},
-		{"b", []string{"the file", `"b"`, "F4", "BF16 or F16"}},
+		{"b", []string{"the file", `"b"`, `"F4"`, "BF16 or F16"}},
 	} {
 		_, err := f.Uint16s(c.name)
 		mentions(t, err, c.want...)
@@ -158,26 +155,29 @@ var malformed = map[string][]string{
 	`{"__metadata__":[]}`:                {"__metadata__"},
 	`{"__metadata__":{"k":1}}`:           {"__metadata__", `"k"`, "string"},
 	`{"__metadata__":{"k":"1","k":"2"}}`: {`"k"`, "twice"},
-	`{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"a":{}}`:                                              {`"a"`, "twice"},
-	`{"a":{"dtype":"F32","shape":[2],"shape":[2],"data_offsets":[0,8]}}`:                                         {`"a"`, `"shape"`, "twice"},
-	`{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8],"x":0}}`:                                               {`"a"`, `"x"`, "unknown"},
-	`{"a":{"shape":[2],"data_offsets":[0,8]}}`:                                                                   {`"a"`, "dtype"},
-	`{"a":{"dtype":"F32","data_offsets":[0,8]}}`:                                                                 {`"a"`, "shape"},
-	`{"a":{"dtype":"F32","shape":[2]}}`:                                                                          {`"a"`, "data_offsets"},
-	`{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8,8]}}`:                                                   {`"a"`, "data_offsets", "3"},
-	`{"a":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}}`:                                                     {`"a"`, "[8, 0]"},
-	`{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,12]}}`:                                                    {`"a"`, "[0, 12]", "at most 8"},
-	`{"a":{"dtype":"F32","shape":[2],"data_offsets":[-8,0]}}`:                                                    {`"a"`, "data_offsets"},
-	`{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,18446744073709551616]}}`:                                  {`"a"`, "data_offsets"},
-	`{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}}`:                                                     {`"a"`, "[3]", "12", "8"},
-	`{"a":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}}`:                                                    {`"a"`, "shape"},
-	`{"a":{"dtype":"F32","shape":[1.5],"data_offsets":[0,8]}}`:                                                   {`"a"`, "shape"},
-	`{"a":{"dtype":"F32","shape":[4611686018427387905,4],"data_offsets":[0,8]}}`:                                 {`"a"`, "int"},
-	`{"a":{"dtype":"F32","shape":[18446744073709551615],"data_offsets":[0,8]}}`:                                  {`"a"`, "int"},
-	`{"a":{"dtype":"F32","shape":[4611686018427387904,4,0],"data_offsets":[0,8]}}`:                               {`"a"`, "0 bytes"},
-	`{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}`:                                                     {"byte 4 of 8"},
-	`{"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}`:                                                     {`"a"`, "gap"},
-	`{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"U8","shape":[4],"data_offsets":[4,8]}}`: {`"a"`, `"b"`, "overlaps"},
+	`{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"a":{}}`:                                                {`"a"`, "twice"},
+	`{"a":{"dtype":"F32","shape":[2],"shape":[2],"data_offsets":[0,8]}}`:                                           {`"a"`, `"shape"`, "twice"},
+	`{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8],"x":0}}`:                                                 {`"a"`, `"x"`, "unknown"},
+	`{"a":{"dtype":1,"shape":[2],"data_offsets":[0,8]}}`:                                                           {`"a"`, "dtype", "number; want a string"},
+	`{"a\nb":{"dtype":"F\u001b","shape":[1],"data_offsets":[4,8]}}`:                                                {`"a\nb"`, "gap"},
+	`{"a\nb":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[1],"data_offsets":[5,6]}}`: {`"a\nb" ends`, "gap"},
+	`{"a":{"shape":[2],"data_offsets":[0,8]}}`:                                                                     {`"a"`, "dtype"},
+	`{"a":{"dtype":"F32","data_offsets":[0,8]}}`:                                                                   {`"a"`, "shape"},
+	`{"a":{"dtype":"F32","shape":[2]}}`:                                                                            {`"a"`, "data_offsets"},
+	`{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8,8]}}`:                                                     {`"a"`, "data_offsets", "3"},
+	`{"a":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}}`:                                                       {`"a"`, "[8, 0]"},
+	`{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,12]}}`:                                                      {`"a"`, "[0, 12]", "at most 8"},
+	`{"a":{"dtype":"F32","shape":[2],"data_offsets":[-8,0]}}`:                                                      {`"a"`, "data_offsets"},
+	`{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,18446744073709551616]}}`:                                    {`"a"`, "data_offsets"},
+	`{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}}`:                                                       {`"a"`, "[3]", "12", "8"},
+	`{"a":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}}`:                                                      {`"a"`, "shape", "number -2; want an array of whole numbers ≥ 0"},
+	`{"a":{"dtype":"F32","shape":[1.5],"data_offsets":[0,8]}}`:                                                     {`"a"`, "shape"},
+	`{"a":{"dtype":"F32","shape":[4611686018427387905,4],"data_offsets":[0,8]}}`:                                   {`"a"`, "int"},
+	`{"a":{"dtype":"F32","shape":[18446744073709551615],"data_offsets":[0,8]}}`:                                    {`"a"`, "int"},
+	`{"a":{"dtype":"F32","shape":[4611686018427387904,4,0],"data_offsets":[0,8]}}`:                                 {`"a"`, "0 bytes"},
+	`{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}`:                                                       {"byte 4 of 8"},
+	`{"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}`:                                                       {`"a"`, "gap"},
+	`{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"U8","shape":[4],"data_offsets":[4,8]}}`:   {`"a"`, `"b"`, "overlaps"},
 }
 
 // A file whose parts contradict one another is refused with an error that names file, tensor and field.
@@ -186,6 +186,12 @@ func TestMalformed(t *testing.T) {
 		t.Run(header, func(t *testing.T) {
 			_, err := Parse("the file", file(header, 8))
 			mentions(t, err, append(want, "the file")...)
+			if err != nil && strings.ContainsAny(err.Error(), "\n\x1b") {
+				t.Errorf("error %q has control characters", err)
+			}
+			if err != nil && strings.Contains(err.Error(), "Go ") {
+				t.Errorf("error %q speaks of Go's types", err)
+			}
 		})
 	}
 	good := file(`{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}  `, 8)
@@ -204,6 +210,79 @@ func TestMalformed(t *testing.T) {
 	binary.LittleEndian.PutUint64(huge, math.MaxUint64)
 	_, err := Parse("huge", huge)
 	mentions(t, err, "huge", "18446744073709551615")
+}
+
+// Whatever the length of the header, and so the alignment, a mapped file has the values that are in it.
+func TestMisaligned(t *testing.T) {
+	for spaces := range 8 {
+		data := file(`{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,12]},"b":{"dtype":"BF16","shape":[2],"data_offsets":[12,16]},`+
+			`"c":{"dtype":"I64","shape":[1],"data_offsets":[16,24]},"d":{"dtype":"I32","shape":[1],"data_offsets":[24,28]}}`+
+			strings.Repeat(" ", spaces), 28)
+		path := filepath.Join(t.TempDir(), "x.safetensors")
+		if err := os.WriteFile(path, data, 0o666); err != nil {
+			t.Fatal(err)
+		}
+		f, err := Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, err := f.Float32s("a")
+		b, err2 := f.Uint16s("b")
+		c, err3 := f.Int64s("c")
+		d, err4 := f.Int32s("d")
+		if err := errors.Join(err, err2, err3, err4); err != nil {
+			t.Errorf("%d spaces: %v", spaces, err)
+		}
+		got := fmt.Sprint(math.Float32bits(a[0]), math.Float32bits(a[2]), b, c, d)
+		if want := fmt.Sprint(0x03020100, 0x0b0a0908, []int{0x0d0c, 0x0f0e}, []int{0x1716151413121110}, []int{0x1b1a1918}); got != want {
+			t.Errorf("%d spaces: got %s, want %s", spaces, got, want)
+		}
+		if err := f.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// A countdown is a context that is cancelled when it has been asked for its error so many times.
+type countdown struct {
+	context.Context
+	left int
+}
+
+func (c *countdown) Err() error {
+	if c.left--; c.left < 0 {
+		return context.Canceled
+	}
+	return nil
+}
+
+// Whenever the context ends, be it in the middle of a tensor, nothing is left behind and the old file stays.
+func TestWriteCanceled(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x.safetensors")
+	if err := os.WriteFile(path, []byte("old"), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	const n = 5 << 19 // 10 MiB, more than are written at once
+	times := 0
+	for ; ; times++ {
+		ctx := &countdown{t.Context(), times}
+		err := WriteFile(ctx, path, nil, Tensor{"a", "F32", []int{n}, make([]float32, n)})
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+		if old, _ := os.ReadFile(path); string(old) != "old" {
+			t.Fatalf("cancelled at check %d, the file holds %d bytes", times, len(old))
+		}
+		if entries, _ := os.ReadDir(filepath.Dir(path)); len(entries) != 1 {
+			t.Fatalf("left behind: %v", entries)
+		}
+	}
+	if times < 4 {
+		t.Errorf("the context was asked %d times; want it asked for every 4 MiB", times)
+	}
 }
 
 func TestOpenErrors(t *testing.T) {
@@ -232,7 +311,7 @@ func TestWriteErrors(t *testing.T) {
 		{[]Tensor{{"b", "F32", []int{1}, nil}}, []string{`"b"`, "nil"}},
 		{[]Tensor{{"b", "F32", []int{math.MaxInt, 4}, []float32{1}}}, []string{`"b"`}},
 	} {
-		mentions(t, WriteFile(path, nil, c.tensors...), append(c.want, path)...)
+		mentions(t, WriteFile(t.Context(), path, nil, c.tensors...), append(c.want, path)...)
 	}
 	if entries, _ := os.ReadDir(filepath.Dir(path)); len(entries) > 0 {
 		t.Errorf("left behind: %v", entries)
@@ -250,7 +329,7 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		total := 0
-		for _, info := range file.Infos() {
+		for _, info := range file.infos {
 			total += info.to - info.from
 			n := 0
 			switch info.DType {

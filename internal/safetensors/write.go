@@ -1,6 +1,7 @@
 package safetensors
 
 import (
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -19,27 +20,18 @@ type Tensor struct {
 }
 
 // WriteFile writes tensors, in the order given, to a file that replaces path once it is complete. Upon an error
-// nothing is left behind and a file at path stays as it was.
-func WriteFile(path string, metadata map[string]string, tensors ...Tensor) error {
+// nothing is left behind and a file at path stays as it was; the end of the context is one.
+func WriteFile(ctx context.Context, path string, metadata map[string]string, tensors ...Tensor) error {
 	header, err := header(metadata, tensors)
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	return atomicfile.Write(path, func(w io.Writer) error {
+	return atomicfile.Write(ctx, path, func(w io.Writer) error {
 		if err := write(w, header, tensors); err != nil {
 			return fmt.Errorf("cannot write %s: %w", path, err)
 		}
 		return nil
 	})
-}
-
-// Write writes what WriteFile does to w.
-func Write(w io.Writer, metadata map[string]string, tensors ...Tensor) error {
-	header, err := header(metadata, tensors)
-	if err != nil {
-		return err
-	}
-	return write(w, header, tensors)
 }
 
 func write(w io.Writer, header []byte, tensors []Tensor) error {
@@ -53,13 +45,13 @@ func write(w io.Writer, header []byte, tensors []Tensor) error {
 		} else {
 			switch data := t.Data.(type) {
 			case []float32:
-				_, err = w.Write(raw(data))
+				_, err = w.Write(bytesOf(data))
 			case []uint16:
-				_, err = w.Write(raw(data))
+				_, err = w.Write(bytesOf(data))
 			case []int32:
-				_, err = w.Write(raw(data))
+				_, err = w.Write(bytesOf(data))
 			case []int64:
-				_, err = w.Write(raw(data))
+				_, err = w.Write(bytesOf(data))
 			}
 		}
 		if err != nil {
@@ -69,8 +61,8 @@ func write(w io.Writer, header []byte, tensors []Tensor) error {
 	return nil
 }
 
-// raw views numbers as bytes.
-func raw[T any](data []T) []byte {
+// bytesOf views numbers as bytes.
+func bytesOf[T any](data []T) []byte {
 	if len(data) == 0 {
 		return nil
 	}

@@ -32,8 +32,7 @@ import (
 
 // A Workload is a kind of synthetic heads.
 type Workload struct {
-	Name  string
-	About string // one line
+	Name string
 
 	heads []gains // of query heads, in turn
 }
@@ -49,8 +48,7 @@ const jitter = 0.5
 
 var workloads = []*Workload{
 	{
-		Name:  "mixture",
-		About: "sink, local, stripe and diffuse heads in turn, like those of trained models",
+		Name: "mixture", // sink, local, stripe and diffuse heads in turn, like those of trained models
 		heads: []gains{
 			{sink: 20, local: 10, stripes: 10, body: 0.5},
 			{sink: 14, local: 20, stripes: 8, body: 0.5},
@@ -59,8 +57,7 @@ var workloads = []*Workload{
 		},
 	},
 	{
-		Name:  "diffuse",
-		About: "flat heads: every key scores within a few nats of every other, so that no key can be dropped",
+		Name:  "diffuse", // flat heads: every key scores within a few nats of every other, so that none can be dropped
 		heads: []gains{{sink: 1, local: 0, stripes: 0, body: 0.5}},
 	},
 }
@@ -105,10 +102,17 @@ func (s Size) Validate() error {
 	case s.Heads > maxLength/s.Dim:
 		return fmt.Errorf("heads are %d; want at most %d at dim %d", s.Heads, maxLength/s.Dim, s.Dim)
 	}
+	if n := (s.Heads + 2*s.KVHeads) * s.Length * s.Dim; n > maxNumbers {
+		return fmt.Errorf("heads %d, KV heads %d, length %d and dim %d need %.1f GiB for queries, keys and values; want at most %d GiB",
+			s.Heads, s.KVHeads, s.Length, s.Dim, float64(n)/(1<<28), maxNumbers>>28)
+	}
 	return nil
 }
 
-const maxLength = 1 << 28
+const (
+	maxLength  = 1 << 28
+	maxNumbers = 1 << 34 // in queries, keys and values together
+)
 
 // Data are the tensors of one sequence, each contiguous: Q [heads, length, dim], K and V [KV heads, length, dim].
 type Data struct {

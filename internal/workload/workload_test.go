@@ -220,10 +220,20 @@ func TestErrors(t *testing.T) {
 		{Size{4, 2, 10, 15}, "dim is 15"},
 		{Size{4, 2, 10, 257}, "dim is 257"},
 		{Size{1 << 40, 2, 1 << 28, 256}, "heads are"},
+		{Size{8, 2, 1 << 28, 128}, "need 1536.0 GiB for queries, keys and values; want at most 64 GiB"},
+		{Size{1 << 20, 1 << 20, 1 << 28, 256}, "want at most 64 GiB"},
+		{Size{2, 1, 1<<26 + 1, 64}, "want at most 64 GiB"},
 	} {
 		if err := c.size.Validate(); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%+v: %v; want %q", c.size, err, c.want)
 		}
+	}
+}
+
+// The largest size is one of 2³⁴ numbers.
+func TestLargest(t *testing.T) {
+	if err := (Size{2, 1, 1 << 26, 64}).Validate(); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -36,6 +36,7 @@ package retrieval
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -110,13 +111,14 @@ func Build() (*model.Model, []byte, error) {
 }
 
 // Write writes the model to a directory as Hugging Face lays it out: config.json, tokenizer.json and
-// model.safetensors. The directory is made if there is none; each file appears whole or not at all.
-func Write(dir string) error {
+// model.safetensors. The directory is made if there is none; each file appears whole or not at
+// all. The end of the context is an error.
+func Write(ctx context.Context, dir string) error {
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return fmt.Errorf("cannot write model: %w", err)
 	}
 	for name, data := range map[string][]byte{"config.json": config(), "tokenizer.json": tokenizerJSON()} {
-		err := atomicfile.Write(filepath.Join(dir, name), func(w io.Writer) error {
+		err := atomicfile.Write(ctx, filepath.Join(dir, name), func(w io.Writer) error {
 			_, err := w.Write(data)
 			return err
 		})
@@ -124,7 +126,7 @@ func Write(dir string) error {
 			return err
 		}
 	}
-	return safetensors.WriteFile(filepath.Join(dir, "model.safetensors"), map[string]string{"format": "pt"}, tensors()...)
+	return safetensors.WriteFile(ctx, filepath.Join(dir, "model.safetensors"), map[string]string{"format": "pt"}, tensors()...)
 }
 
 func config() []byte {

@@ -193,7 +193,7 @@ func TestReference(t *testing.T) {
 // weights returns the tensors of the model as written to a directory.
 func weights(t *testing.T) func(name string) []float32 {
 	dir := t.TempDir()
-	if err := retrieval.Write(dir); err != nil {
+	if err := retrieval.Write(t.Context(), dir); err != nil {
 		t.Fatal(err)
 	}
 	f, err := safetensors.Open(filepath.Join(dir, "model.safetensors"))
@@ -215,7 +215,7 @@ func TestWrite(t *testing.T) {
 	b := build(t)
 	dir := filepath.Join(t.TempDir(), "new", "retrieval")
 	for range 2 { // the second time over the first
-		if err := retrieval.Write(dir); err != nil {
+		if err := retrieval.Write(t.Context(), dir); err != nil {
 			t.Fatal(err)
 		}
 	}
