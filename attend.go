@@ -224,16 +224,17 @@ func (r *run) attend() *Result {
 			u.stripes = make([][]int32, u.heads)
 			g.stripes = u.stripes
 		}
-		if !u.rows.PerHead {
-			w.enter(StageDense)
-		} else {
-			w.enter(StageWindow)
+		frame := StageDense // what reading queries and writing outputs counts as
+		if u.rows.PerHead {
+			frame = StageWindow
 		}
+		w.enter(frame)
 		w.load(g, u.rows.To-u.rows.From, func(i int) int { return u.rows.From + i })
 		r.opt.Planner.Plan(g)
 		if r.stop.Load() {
 			return
 		}
+		w.enter(frame)
 		bad := g.finish()
 		mu.Lock()
 		for h := range g.NumHeads {

@@ -6,8 +6,8 @@ import "fmt"
 type Stage int
 
 const (
-	StageDense  Stage  = iota // attention to all keys: dense groups and the tail
-	StageWindow               // the first keys and the local window: AnchorAttention's first stage
+	StageDense  Stage  = iota // attention to all keys: dense groups and the tail, queries and outputs included
+	StageWindow               // the first keys and the local window, queries and outputs included
 	StageSearch               // scores of pooled queries, and the choice of stripes
 	StageGather               // copying stripes together
 	StageSparse               // attention to stripes

@@ -236,5 +236,5 @@ func (s *shards) weight(name string, shape ...int) ([]float32, error) {
 		}
 		return out, nil
 	}
-	return nil, fmt.Errorf("%s: tensor %q has element type %s; want F32 or BF16", f.Name(), name, info.DType)
+	return nil, fmt.Errorf("%s: tensor %q has element type %q; want F32 or BF16", f.Name(), name, info.DType)
 }
