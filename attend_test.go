@@ -720,3 +720,37 @@ func TestParamsJSON(t *testing.T) {
 		}
 	}
 }
+
+// Outputs that overlap a tensor of another sequence are found, whichever lies first in memory.
+func TestOverlapBetweenSequences(t *testing.T) {
+	sequences := func() (a, b Sequence) {
+		return newProblem(rand.New(rand.NewPCG(1, 1)), 2, 1, 4, 4, 8).sequence(), newProblem(rand.New(rand.NewPCG(2, 2)), 2, 1, 4, 4, 8).sequence()
+	}
+	shared := make([]float32, 200)
+	for name, f := range map[string]func(a, b *Sequence){
+		"O of sequence 1 before K of 0": func(a, b *Sequence) {
+			a.K, b.O = FromFloat32(shared[60:], 1, 4, 8), FromFloat32(shared, 2, 4, 8)
+		},
+		"O of sequence 1 after K of 0": func(a, b *Sequence) {
+			a.K, b.O = FromFloat32(shared, 1, 4, 8), FromFloat32(shared[31:], 2, 4, 8)
+		},
+		"one O for both":       func(a, b *Sequence) { b.O = a.O },
+		"LSE inside Q":         func(a, b *Sequence) { b.LSE = FromFloat32(a.Q.f32[0][50:], 2, 4, 1) },
+		"in a page of a cache": func(a, b *Sequence) { a.V = FromPages([][]float32{shared[100:116], b.O.f32[0][:16]}, 2, 1, 4, 8) },
+		"O inside a long, wide one": func(a, b *Sequence) {
+			a.Q, b.O = FromFloat32(shared, 2, 4, 8).Strided(100, 8), FromFloat32(shared[110:], 2, 4, 8)
+		},
+	} {
+		a, b := sequences()
+		f(&a, &b)
+		if _, err := Attend(t.Context(), Options{Planner: Dense()}, a, b); err == nil || !strings.Contains(err.Error(), "overlaps") {
+			t.Errorf("%s: error %v", name, err)
+		}
+	}
+	a, b := sequences()
+	b.Q, b.K, b.V = a.Q, a.K, a.V // inputs may be shared
+	a.O, b.O = FromFloat32(shared, 2, 4, 8), FromFloat32(shared[64:], 2, 4, 8)
+	if _, err := Attend(t.Context(), Options{Planner: Dense()}, a, b); err != nil {
+		t.Errorf("outputs side by side: %v", err)
+	}
+}

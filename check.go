@@ -1,6 +1,7 @@
 package anchor
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -92,37 +93,48 @@ func (s *Sequence) shape() (Shape, error) {
 	return sh, nil
 }
 
-// checkOverlap reports an output that shares memory with any other tensor, or with itself.
+// checkOverlap reports an output that shares memory with any other tensor, or with itself. Rows are looked at one by
+// one only where whole ranges meet, as in an interleaved batch.
 func checkOverlap(seqs []Sequence) error {
 	type named struct {
+		extent // the range of one page
 		t      *Tensor
 		seq    int
 		name   string
-		bounds []extent // the whole range of each page
+		output bool
 	}
-	var outs, ins []named
+	var all []named
 	for i := range seqs {
 		s := &seqs[i]
-		for _, n := range []named{{t: &s.O, seq: i, name: "O"}, {t: &s.LSE, seq: i, name: "LSE"}} {
-			if n.t.dtype != 0 {
-				n.bounds = n.t.bounds()
-				outs = append(outs, n)
+		for _, n := range []named{
+			{t: &s.O, name: "O", output: true}, {t: &s.LSE, name: "LSE", output: true}, {t: &s.Q, name: "Q"}, {t: &s.K, name: "K"}, {t: &s.V, name: "V"},
+		} {
+			if n.t.dtype == 0 {
+				continue
 			}
-		}
-		for _, n := range []named{{t: &s.Q, seq: i, name: "Q"}, {t: &s.K, seq: i, name: "K"}, {t: &s.V, seq: i, name: "V"}} {
-			n.bounds = n.t.bounds()
-			ins = append(ins, n)
+			if n.output && !n.t.apart() && overlap(n.t.extents()) {
+				return fmt.Errorf("anchor: sequence %d: rows of %s overlap one another", i, n.name)
+			}
+			n.seq = i
+			for _, n.extent = range n.t.bounds() {
+				all = append(all, n)
+			}
 		}
 	}
-	for i, o := range outs {
-		if !o.t.apart() && overlap(o.t.extents()) {
-			return fmt.Errorf("anchor: sequence %d: rows of %s overlap one another", o.seq, o.name)
-		}
-		for _, other := range append(outs[i+1:len(outs):len(outs)], ins...) {
-			// Rows are looked at one by one only where whole ranges meet, as in an interleaved batch.
-			if overlap(append(slices.Clone(o.bounds), other.bounds...)) && touch(o.t.extents(), other.t.extents()) {
-				return fmt.Errorf("anchor: sequence %d: %s overlaps %s of sequence %d", o.seq, o.name, other.name, other.seq)
+	slices.SortStableFunc(all, func(a, b named) int { return cmp.Compare(a.from, b.from) })
+	for i, a := range all {
+		for _, b := range all[i+1:] {
+			if b.from >= a.to {
+				break
 			}
+			if a.t == b.t || !a.output && !b.output || !touch(a.t.extents(), b.t.extents()) {
+				continue
+			}
+			out, other := a, b
+			if !out.output {
+				out, other = b, a
+			}
+			return fmt.Errorf("anchor: sequence %d: %s overlaps %s of sequence %d", out.seq, out.name, other.name, other.seq)
 		}
 	}
 	return nil
@@ -156,15 +168,7 @@ func (t *Tensor) bounds() []extent {
 
 // overlap sorts extents and reports whether any two share a byte.
 func overlap(all []extent) bool {
-	slices.SortFunc(all, func(a, b extent) int {
-		if a.from < b.from {
-			return -1
-		}
-		if a.from > b.from {
-			return 1
-		}
-		return 0
-	})
+	slices.SortFunc(all, func(a, b extent) int { return cmp.Compare(a.from, b.from) })
 	for i := 1; i < len(all); i++ {
 		if all[i].from < all[i-1].to {
 			return true
