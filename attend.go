@@ -28,11 +28,12 @@ type Sequence struct {
 
 // Options say how to attend.
 type Options struct {
-	Planner   Planner  // which keys each row sees: Dense() or AnchorAttention(params)
+	Planner   Planner  // which keys each row sees: Dense(), AnchorAttention(params) or Auto(params)
 	Scale     *float32 // factor on q·k; nil means 1/√dim
 	Threads   int      // goroutines to use; 0 means GOMAXPROCS
 	AuditRows int      // rows of each head whose exact recall is measured; 0 means no audit
 	Stripes   bool     // return the stripes found
+	Costs     *Costs   // how keys are walked; nil means DefaultCosts()
 
 	// Progress, when set, is called now and then with the share of the work that is done, ascending in [0, 1], by
 	// one goroutine at a time.
@@ -74,7 +75,10 @@ func attend(ctx context.Context, set *kernel.Set, opt Options, seqs []Sequence) 
 			}
 		}
 	}
-	r := run{set: set, opt: opt, seqs: seqs, shapes: shapes}
+	r := run{set: set, opt: opt, seqs: seqs, shapes: shapes, costs: DefaultCosts()}
+	if opt.Costs != nil {
+		r.costs = *opt.Costs
+	}
 	r.scale = math.Log2E / math.Sqrt(float64(shapes[0].Dim))
 	if opt.Scale != nil {
 		r.scale = math.Log2E * float64(*opt.Scale)
@@ -104,6 +108,7 @@ type run struct {
 	seqs   []Sequence
 	shapes []Shape
 	scale  float64
+	costs  Costs
 	stop   atomic.Bool
 
 	units   []unit
@@ -186,7 +191,7 @@ func (r *run) each(n int, stage Stage, f func(w *worker, i int)) {
 			if w, _ = workers.Get().(*worker); w == nil {
 				w = new(worker)
 			}
-			w.kernels, w.stop, w.scale = r.set, &r.stop, r.scale
+			w.kernels, w.stop, w.scale, w.costs = r.set, &r.stop, r.scale, &r.costs
 			w.stage, w.since, w.spent = stage, time.Now(), [NumStages]time.Duration{}
 			active[t] = w
 		}
@@ -201,7 +206,7 @@ func (r *run) each(n int, stage Stage, f func(w *worker, i int)) {
 			for s, t := range w.spent {
 				r.spent[s] += t
 			}
-			w.stop = nil // which would keep the call, and its tensors, alive
+			w.stop, w.costs = nil, nil // which would keep the call, and its tensors, alive
 			workers.Put(w)
 		}
 	}
@@ -241,6 +246,10 @@ func (r *run) attend() *Result {
 			head := &res.Heads[g.FirstHead+h]
 			head.Pairs += g.pairs[h]
 			head.Stripes += g.kept[h]
+			if u.rows.PerHead {
+				head.Groups++
+				head.DenseGroups += g.dense[h]
+			}
 		}
 		res.NonFiniteRows += bad
 		res.SearchPairs += g.searched
@@ -263,7 +272,7 @@ func (r *run) group(u unit) *Group {
 	s := r.shapes[u.seq]
 	return &Group{
 		Shape: s, Rows: u.rows, KVHead: u.firstHead * s.KVHeads / s.Heads, FirstHead: u.firstHead, NumHeads: u.heads,
-		seq: &r.seqs[u.seq], pairs: make([]int64, u.heads), kept: make([]int64, u.heads),
+		seq: &r.seqs[u.seq], pairs: make([]int64, u.heads), kept: make([]int64, u.heads), dense: make([]int64, u.heads),
 	}
 }
 

@@ -196,6 +196,15 @@ func TestThetaLimits(t *testing.T) {
 	})
 }
 
+// inputs returns the types of inputs whose path is a level's own: levels with kernels on pairs of bfloat16s share
+// those on float32s with another.
+func inputs(set *kernel.Set) []DType {
+	if set.Pairs() {
+		return []DType{BFloat16}
+	}
+	return []DType{Float32}
+}
+
 func maxDiff(a, b []float32) float64 {
 	worst := 0.0
 	for i := range a {
@@ -204,8 +213,8 @@ func maxDiff(a, b []float32) float64 {
 	return worst
 }
 
-// bits makes slices comparable bit by bit, NaN included.
-func bits(lists ...[]float32) []uint32 {
+// bitsOf makes slices comparable bit by bit, NaN included.
+func bitsOf(lists ...[]float32) []uint32 {
 	var all []uint32
 	for _, x := range lists {
 		for _, v := range x {
@@ -222,17 +231,19 @@ func TestDeterministic(t *testing.T) {
 		newProblem(r, 4, 2, 700, 900, 40), newProblem(r, 3, 1, 129, 129, 1), newProblem(r, 2, 2, 1, 2049, 80), newProblem(r, 8, 1, 127, 300, 192),
 	}
 	forLevels(t, func(t *testing.T, set *kernel.Set) {
-		for i, p := range problems {
-			for _, planner := range []Planner{Dense(), AnchorAttention(small(5))} {
-				var first []uint32
-				for _, threads := range []int{1, 2, 3, 8, 1} {
-					o, lse, _ := mustAttend(t, set, Options{Planner: planner, Threads: threads}, p.sequence())
-					got := bits(o[0], lse[0])
-					if first == nil {
-						first = got
-					}
-					if !slices.Equal(got, first) {
-						t.Errorf("problem %d, %s: %d threads give another result", i, planner.Name(), threads)
+		for _, dtype := range inputs(set) {
+			for i, p := range problems {
+				for _, planner := range []Planner{Dense(), AnchorAttention(small(5))} {
+					var first []uint32
+					for _, threads := range []int{1, 2, 3, 8, 1} {
+						o, lse, _ := mustAttend(t, set, Options{Planner: planner, Threads: threads}, p.as(dtype))
+						got := bitsOf(o[0], lse[0])
+						if first == nil {
+							first = got
+						}
+						if !slices.Equal(got, first) {
+							t.Errorf("problem %d, %s: %d threads give another result", i, planner.Name(), threads)
+						}
 					}
 				}
 			}
@@ -245,49 +256,51 @@ func TestDeterministic(t *testing.T) {
 func TestInvariance(t *testing.T) {
 	r := rand.New(rand.NewPCG(4, 4))
 	forLevels(t, func(t *testing.T, set *kernel.Set) {
-		for _, planner := range []Planner{Dense(), AnchorAttention(small(4.5))} {
-			for _, n := range append(lengths(), 39, 333) {
-				for _, dim := range []int{1, 16, 72} {
-					if n > 1000 && dim > 16 {
-						continue
-					}
-					kvHeads := []int{1, 2, 4}[(n+dim)%3]
-					p := newProblem(r, 4, kvHeads, n, n, dim)
-					o, lse, _ := mustAttend(t, set, Options{Planner: planner}, p.sequence())
-
-					repeated := *p
-					repeated.kvHeads, repeated.k, repeated.v = 4, nil, nil
-					for h := range 4 {
-						from := h * kvHeads / 4 * n * dim
-						repeated.k = append(repeated.k, p.k[from:from+n*dim]...)
-						repeated.v = append(repeated.v, p.v[from:from+n*dim]...)
-					}
-					ro, rl, _ := mustAttend(t, set, Options{Planner: planner}, repeated.sequence())
-					if !slices.Equal(bits(ro[0], rl[0]), bits(o[0], lse[0])) {
-						t.Errorf("%s, n %d, dim %d: repeated heads give another result", planner.Name(), n, dim)
-					}
-
-					var batch []Sequence
-					var lengths []int
-					for from := 0; from < n; {
-						to := min(from+40*(1+r.IntN(3)), n)
-						batch = append(batch, p.rows(from, to).sequence())
-						lengths = append(lengths, to-from)
-						from = to
-					}
-					bo, bl, _ := mustAttend(t, set, Options{Planner: planner}, batch...)
-					from := 0
-					for i, m := range lengths {
-						so, sl, _ := mustAttend(t, set, Options{Planner: planner}, batch[i])
-						if !slices.Equal(bits(so[0], sl[0]), bits(bo[i], bl[i])) {
-							t.Errorf("%s, n %d, dim %d: a batch gives another result than its sequences", planner.Name(), n, dim)
+		for _, dtype := range inputs(set) {
+			for _, planner := range []Planner{Dense(), AnchorAttention(small(4.5))} {
+				for _, n := range append(lengths(), 39, 333) {
+					for _, dim := range []int{1, 16, 72} {
+						if n > 1000 && dim > 16 {
+							continue
 						}
+						kvHeads := []int{1, 2, 4}[(n+dim)%3]
+						p := newProblem(r, 4, kvHeads, n, n, dim)
+						o, lse, _ := mustAttend(t, set, Options{Planner: planner}, p.as(dtype))
+
+						repeated := *p
+						repeated.kvHeads, repeated.k, repeated.v = 4, nil, nil
 						for h := range 4 {
-							if !slices.Equal(bits(bo[i][h*m*dim:(h+1)*m*dim]), bits(o[0][(h*n+from)*dim:(h*n+from+m)*dim])) {
-								t.Errorf("%s, n %d, dim %d: rows %d…%d of head %d differ from one call", planner.Name(), n, dim, from, from+m, h)
-							}
+							from := h * kvHeads / 4 * n * dim
+							repeated.k = append(repeated.k, p.k[from:from+n*dim]...)
+							repeated.v = append(repeated.v, p.v[from:from+n*dim]...)
 						}
-						from += m
+						ro, rl, _ := mustAttend(t, set, Options{Planner: planner}, repeated.as(dtype))
+						if !slices.Equal(bitsOf(ro[0], rl[0]), bitsOf(o[0], lse[0])) {
+							t.Errorf("%s, %s, n %d, dim %d: repeated heads give another result", planner.Name(), dtype, n, dim)
+						}
+
+						var batch []Sequence
+						var lengths []int
+						for from := 0; from < n; {
+							to := min(from+40*(1+r.IntN(3)), n)
+							batch = append(batch, p.rows(from, to).as(dtype))
+							lengths = append(lengths, to-from)
+							from = to
+						}
+						bo, bl, _ := mustAttend(t, set, Options{Planner: planner}, batch...)
+						from := 0
+						for i, m := range lengths {
+							so, sl, _ := mustAttend(t, set, Options{Planner: planner}, batch[i])
+							if !slices.Equal(bitsOf(so[0], sl[0]), bitsOf(bo[i], bl[i])) {
+								t.Errorf("%s, %s, n %d, dim %d: a batch gives another result than its sequences", planner.Name(), dtype, n, dim)
+							}
+							for h := range 4 {
+								if !slices.Equal(bitsOf(bo[i][h*m*dim:(h+1)*m*dim]), bitsOf(o[0][(h*n+from)*dim:(h*n+from+m)*dim])) {
+									t.Errorf("%s, %s, n %d, dim %d: rows %d…%d of head %d differ from one call", planner.Name(), dtype, n, dim, from, from+m, h)
+								}
+							}
+							from += m
+						}
 					}
 				}
 			}
@@ -305,7 +318,7 @@ func TestShortPromptIsDense(t *testing.T) {
 		par := DefaultParams()
 		par.Theta, par.Tail = -1000, 0
 		ao, al, res := mustAttend(t, set, Options{Planner: AnchorAttention(par)}, p.sequence())
-		if !slices.Equal(bits(do[0], dl[0]), bits(ao[0], al[0])) || res.FLOPs != dense.FLOPs {
+		if !slices.Equal(bitsOf(do[0], dl[0]), bitsOf(ao[0], al[0])) || res.FLOPs != dense.FLOPs {
 			t.Errorf("n %d: AnchorAttention differs from dense (%g FLOPs, %g)", n, res.FLOPs, dense.FLOPs)
 		}
 		s := Shape{Heads: 4, KVHeads: 2, Dim: 16, Queries: n, Keys: n, Prompt: n}
@@ -355,7 +368,7 @@ func TestViews(t *testing.T) {
 					}
 				}
 				o, lse, _ := mustAttend(t, set, Options{Planner: planner}, p.sequence())
-				want := bits(o[0], lse[0])
+				want := bitsOf(o[0], lse[0])
 
 				// [rows, heads, dim], as a model has it.
 				transpose := func(x []float32, heads, rows int) []float32 {
@@ -380,7 +393,7 @@ func TestViews(t *testing.T) {
 						copy(back[(h*nq+i)*dim:][:dim], out[(i*heads+h)*dim:])
 					}
 				}
-				if !slices.Equal(bits(back, lse[0]), want) {
+				if !slices.Equal(bitsOf(back, lse[0]), want) {
 					t.Errorf("%s, dim %d: strided views give another result", planner.Name(), dim)
 				}
 
@@ -399,7 +412,7 @@ func TestViews(t *testing.T) {
 				s = p.sequence()
 				s.K, s.V = FromPages(pages(p.k), 50, kvHeads, nk, dim), FromPages(pages(p.v), 50, kvHeads, nk, dim)
 				o, lse, _ = mustAttend(t, set, Options{Planner: planner}, s)
-				if !slices.Equal(bits(o[0], lse[0]), want) {
+				if !slices.Equal(bitsOf(o[0], lse[0]), want) {
 					t.Errorf("%s, dim %d: pages give another result", planner.Name(), dim)
 				}
 
@@ -416,7 +429,7 @@ func TestViews(t *testing.T) {
 				s.Q, s.K = FromBFloat16(narrow(p.q, bf), heads, nq, dim), FromFloat16(narrow(p.k, toHalf), kvHeads, nk, dim)
 				s.V = FromBFloat16(narrow(p.v, bf), kvHeads, nk, dim)
 				o, lse, _ = mustAttend(t, set, Options{Planner: planner}, s)
-				if !slices.Equal(bits(o[0], lse[0]), want) {
+				if !slices.Equal(bitsOf(o[0], lse[0]), want) {
 					t.Errorf("%s, dim %d: 16-bit elements give another result", planner.Name(), dim)
 				}
 			}
@@ -441,11 +454,11 @@ func TestHalfToSingle(t *testing.T) {
 		{0, 0}, {0x8000, math.Copysign(0, -1)}, {0x3c00, 1}, {0xc000, -2}, {1, 0x1p-24}, {0x03ff, 1023 * 0x1p-24}, {0x83ff, -1023 * 0x1p-24},
 		{0x0400, 0x1p-14}, {0x7bff, 65504}, {0x7c00, math.Inf(1)}, {0xfc00, math.Inf(-1)}, {0x3555, 0.333251953125},
 	} {
-		if got := float64(halfToSingle(c.h)); got != c.want || math.Signbit(got) != math.Signbit(c.want) {
+		if got := float64(kernel.HalfToSingle(c.h)); got != c.want || math.Signbit(got) != math.Signbit(c.want) {
 			t.Errorf("%#04x is %v; want %v", c.h, got, c.want)
 		}
 	}
-	if x := halfToSingle(0x7e00); x == x {
+	if x := kernel.HalfToSingle(0x7e00); x == x {
 		t.Errorf("0x7e00 is %v; want NaN", x)
 	}
 }
@@ -456,70 +469,72 @@ func TestNotFinite(t *testing.T) {
 	const n, dim, at = 200, 16, 100
 	nan, inf := float32(math.NaN()), float32(math.Inf(1))
 	forLevels(t, func(t *testing.T, set *kernel.Set) {
-		for _, bad := range []float32{nan, inf, -inf} {
-			for _, planner := range []Planner{Dense(), AnchorAttention(small(math.Inf(1)))} {
-				clean := newProblem(r, 2, 1, n, n, dim)
-				want, _, _ := mustAttend(t, set, Options{Planner: planner}, clean.sequence())
+		for _, dtype := range inputs(set) {
+			for _, bad := range []float32{nan, inf, -inf} {
+				for _, planner := range []Planner{Dense(), AnchorAttention(small(math.Inf(1)))} {
+					clean := newProblem(r, 2, 1, n, n, dim)
+					want, _, _ := mustAttend(t, set, Options{Planner: planner}, clean.as(dtype))
 
-				p := *clean
-				p.v = slices.Clone(p.v)
-				p.v[at*dim+3] = bad
-				o, _, res := mustAttend(t, set, Options{Planner: planner, AuditRows: n}, p.sequence())
-				for i, got := range o[0] {
-					row, d := i/dim%n, i%dim
-					if row >= at && d == 3 {
-						if got == got && got != bad {
-							t.Fatalf("%s: value %v at key %d gives %v at row %d", planner.Name(), bad, at, got, row)
+					p := *clean
+					p.v = slices.Clone(p.v)
+					p.v[at*dim+3] = bad
+					o, _, res := mustAttend(t, set, Options{Planner: planner, AuditRows: n}, p.as(dtype))
+					for i, got := range o[0] {
+						row, d := i/dim%n, i%dim
+						if row >= at && d == 3 {
+							if got == got && got != bad {
+								t.Fatalf("%s: value %v at key %d gives %v at row %d", planner.Name(), bad, at, got, row)
+							}
+						} else if math.Float32bits(got) != math.Float32bits(want[0][i]) {
+							t.Fatalf("%s: value %v at key %d changes row %d, element %d", planner.Name(), bad, at, row, d)
 						}
-					} else if math.Float32bits(got) != math.Float32bits(want[0][i]) {
-						t.Fatalf("%s: value %v at key %d changes row %d, element %d", planner.Name(), bad, at, row, d)
 					}
-				}
-				if res.NonFiniteRows != 2*(n-at) {
-					t.Errorf("%s: value %v: %d rows not finite; want %d", planner.Name(), bad, res.NonFiniteRows, 2*(n-at))
-				}
+					if res.NonFiniteRows != 2*(n-at) {
+						t.Errorf("%s: value %v: %d rows not finite; want %d", planner.Name(), bad, res.NonFiniteRows, 2*(n-at))
+					}
 
-				p = *clean
-				p.k = slices.Clone(p.k)
-				p.k[at*dim+3] = bad
-				o, _, res = mustAttend(t, set, Options{Planner: planner, AuditRows: n}, p.sequence())
-				for i, got := range o[0] {
-					row, h := i/dim%n, i/dim/n
-					spoiled := row >= at
-					if s := bad * p.q[(h*n+row)*dim+3]; spoiled && s == -inf {
-						continue // a key with logit −∞ has no weight
+					p = *clean
+					p.k = slices.Clone(p.k)
+					p.k[at*dim+3] = bad
+					o, _, res = mustAttend(t, set, Options{Planner: planner, AuditRows: n}, p.as(dtype))
+					for i, got := range o[0] {
+						row, h := i/dim%n, i/dim/n
+						spoiled := row >= at
+						if s := bad * p.q[(h*n+row)*dim+3]; spoiled && s == -inf {
+							continue // a key with logit −∞ has no weight
+						}
+						if spoiled != (got != got) {
+							t.Fatalf("%s: key %v at %d gives %v at row %d", planner.Name(), bad, at, got, row)
+						}
 					}
-					if spoiled != (got != got) {
-						t.Fatalf("%s: key %v at %d gives %v at row %d", planner.Name(), bad, at, got, row)
+					if bad != bad && res.NonFiniteRows != 2*(n-at) {
+						t.Errorf("%s: key %v: %d rows not finite; want %d", planner.Name(), bad, res.NonFiniteRows, 2*(n-at))
 					}
 				}
-				if bad != bad && res.NonFiniteRows != 2*(n-at) {
-					t.Errorf("%s: key %v: %d rows not finite; want %d", planner.Name(), bad, res.NonFiniteRows, 2*(n-at))
+			}
+			// One NaN in a query makes its block's mean NaN, which keeps every key for the group.
+			p := newProblem(r, 1, 1, n, n, dim)
+			p.q[150*dim] = nan
+			_, _, res := mustAttend(t, set, Options{Planner: AnchorAttention(small(-1000)), Stripes: true}, p.as(dtype))
+			for g, keys := range res.StripeSets[0].split() {
+				want := 0
+				if g == 150/40 {
+					want = 3*40 - 8 - 3
+				}
+				if len(keys) != want {
+					t.Errorf("NaN in a query of group 3: group %d has %d stripes; want %d", g, len(keys), want)
 				}
 			}
-		}
-		// One NaN in a query makes its block's mean NaN, which keeps every key for the group.
-		p := newProblem(r, 1, 1, n, n, dim)
-		p.q[150*dim] = nan
-		_, _, res := mustAttend(t, set, Options{Planner: AnchorAttention(small(-1000)), Stripes: true}, p.sequence())
-		for g, keys := range res.StripeSets[0].split() {
-			want := 0
-			if g == 150/40 {
-				want = 3*40 - 8 - 3
+			// All logits −∞: no softmax, and no crash.
+			p = newProblem(r, 1, 1, 50, 50, 1)
+			for i := range p.k {
+				p.q[i], p.k[i] = 1, -inf
 			}
-			if len(keys) != want {
-				t.Errorf("NaN in a query of group 3: group %d has %d stripes; want %d", g, len(keys), want)
-			}
-		}
-		// All logits −∞: no softmax, and no crash.
-		p = newProblem(r, 1, 1, 50, 50, 1)
-		for i := range p.k {
-			p.q[i], p.k[i] = 1, -inf
-		}
-		o, lse, _ := mustAttend(t, set, Options{Planner: AnchorAttention(small(1)), AuditRows: 5}, p.sequence())
-		for i := range o[0] {
-			if o[0][i] == o[0][i] || lse[0][i] != -inf {
-				t.Fatalf("row of −∞ logits gives %v, log-sum-exp %v; want NaN and −∞", o[0][i], lse[0][i])
+			o, lse, _ := mustAttend(t, set, Options{Planner: AnchorAttention(small(1)), AuditRows: 5}, p.as(dtype))
+			for i := range o[0] {
+				if o[0][i] == o[0][i] || lse[0][i] != -inf {
+					t.Fatalf("row of −∞ logits gives %v, log-sum-exp %v; want NaN and −∞", o[0][i], lse[0][i])
+				}
 			}
 		}
 	})

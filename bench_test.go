@@ -2,30 +2,52 @@ package anchor
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"testing"
 )
 
 // BenchmarkDense reports dense causal GFLOP/s, 2·H·D·N² over the time, at heads 8/2, dim 128.
 func BenchmarkDense(b *testing.B) {
-	for _, n := range []int{1024, 4096, 8192} {
-		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			s := newProblem(rand.New(rand.NewPCG(1, 2)), 8, 2, n, n, 128).sequence()
-			attendAll(b, s)
-			b.ReportMetric(float64(2*8*128*n*n)/(float64(b.Elapsed().Nanoseconds())/float64(b.N)), "GFLOP/s")
-		})
+	for _, dtype := range []DType{Float32, BFloat16} {
+		for _, n := range []int{1024, 4096, 8192} {
+			b.Run(fmt.Sprint(dtype, "/", n), func(b *testing.B) {
+				s := newProblem(rand.New(rand.NewPCG(1, 2)), 8, 2, n, n, 128).as(dtype)
+				attendAll(b, s)
+				b.ReportMetric(float64(2*8*128*n*n)/(float64(b.Elapsed().Nanoseconds())/float64(b.N)), "GFLOP/s")
+			})
+		}
 	}
 }
 
 // BenchmarkDecode reports the rate at which one query row's keys and values, heads 8/2, dim 128, are read.
 func BenchmarkDecode(b *testing.B) {
-	for _, n := range []int{4096, 32768} {
-		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			s := newProblem(rand.New(rand.NewPCG(1, 2)), 8, 2, 1, n, 128).sequence()
-			attendAll(b, s)
-			b.ReportMetric(float64(2*2*128*4*n)/(float64(b.Elapsed().Nanoseconds())/float64(b.N)), "GB/s")
-		})
+	for _, dtype := range []DType{Float32, BFloat16} {
+		for _, n := range []int{4096, 32768} {
+			b.Run(fmt.Sprint(dtype, "/", n), func(b *testing.B) {
+				s := newProblem(rand.New(rand.NewPCG(1, 2)), 8, 2, 1, n, 128).as(dtype)
+				attendAll(b, s)
+				b.ReportMetric(float64(2*2*128*n)*float64(dtype.size())/(float64(b.Elapsed().Nanoseconds())/float64(b.N)), "GB/s")
+			})
+		}
 	}
+}
+
+// as returns the problem's sequence with inputs of the given type.
+func (p *problem) as(dtype DType) Sequence {
+	s := p.sequence()
+	if dtype == BFloat16 {
+		narrow := func(x []float32) []uint16 {
+			y := make([]uint16, len(x))
+			for i := range x {
+				y[i] = uint16(math.Float32bits(x[i]) >> 16)
+			}
+			return y
+		}
+		s.Q = FromBFloat16(narrow(p.q), p.heads, p.nq, p.dim)
+		s.K, s.V = FromBFloat16(narrow(p.k), p.kvHeads, p.nk, p.dim), FromBFloat16(narrow(p.v), p.kvHeads, p.nk, p.dim)
+	}
+	return s
 }
 
 func attendAll(b *testing.B, s Sequence) {

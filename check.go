@@ -26,6 +26,11 @@ func check(opt Options, seqs []Sequence) ([]Shape, error) {
 	if opt.AuditRows < 0 {
 		return nil, fmt.Errorf("anchor: Options.AuditRows is %d; want ≥ 0", opt.AuditRows)
 	}
+	if opt.Costs != nil {
+		if err := opt.Costs.Validate(); err != nil {
+			return nil, fmt.Errorf("anchor: Options.%w", err)
+		}
+	}
 	if len(seqs) == 0 {
 		return nil, fmt.Errorf("anchor: no sequences; want at least one")
 	}

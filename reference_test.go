@@ -10,7 +10,8 @@ type problem struct {
 	heads, kvHeads, dim int
 	nq, nk              int
 	q, k, v             []float32
-	prompt              int // 0: nk
+	prompt              int      // 0: nk
+	scale               *float32 // nil: 1/√dim
 }
 
 func newProblem(r *rand.Rand, heads, kvHeads, nq, nk, dim int) *problem {
@@ -70,7 +71,15 @@ func (p *problem) logit(h, row, key int) float64 {
 	for d := range q {
 		s += float64(q[d]) * float64(k[d])
 	}
-	return s / math.Sqrt(float64(p.dim))
+	return s * p.factor()
+}
+
+// factor is what q·k is multiplied by.
+func (p *problem) factor() float64 {
+	if p.scale != nil {
+		return float64(*p.scale)
+	}
+	return 1 / math.Sqrt(float64(p.dim))
 }
 
 // An answer is what the definition gives.
@@ -139,7 +148,7 @@ func (p *problem) solve(params *Params, given [][]int32) *answer {
 						for d := range q {
 							s += q[d] * float64(k[d])
 						}
-						diff := anchors[b] - s/math.Sqrt(float64(p.dim))
+						diff := anchors[b] - s*p.factor()
 						keep = keep || !(diff > params.Theta)
 						close = close || math.Abs(diff-params.Theta) < 1e-4
 					}

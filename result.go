@@ -26,7 +26,7 @@ func (s Stage) String() string {
 // A Result says what Attend did.
 type Result struct {
 	Method string // the planner's name
-	ISA    string // the level of the kernels used: generic, avx2 or avx512
+	ISA    string // the level of the kernels used: generic, avx2, avx512, avx512bf16, amx or neon
 
 	Seconds float64            // wall-clock time of the call, the audit included
 	Stages  [NumStages]float64 // the same time split by Stage: thread-seconds over threads
@@ -51,6 +51,10 @@ type Result struct {
 type HeadResult struct {
 	Pairs, CausalPairs, Stripes int64
 	Recall                      Recall // when audited
+
+	// Groups of rows that were planned for this head alone, and how many of them a planner such as [Auto] attended to
+	// densely.
+	Groups, DenseGroups int64
 }
 
 // An AuditedRow is one row whose recall was measured.
@@ -72,6 +76,16 @@ type StripeSet struct {
 	Groups  int
 	Offsets []int64
 	Indices []int32
+}
+
+// DenseShare returns the share of groups, of those planned for a head alone, that went dense; 0 when there were none.
+func (r *Result) DenseShare() float64 {
+	var groups, dense int64
+	for _, h := range r.Heads {
+		groups += h.Groups
+		dense += h.DenseGroups
+	}
+	return float64(dense) / float64(max(groups, 1))
 }
 
 // Density returns attended pairs over causal pairs.
@@ -112,6 +126,8 @@ func Merge(results ...*Result) *Result {
 			sum.Heads[h].Pairs += head.Pairs
 			sum.Heads[h].CausalPairs += head.CausalPairs
 			sum.Heads[h].Stripes += head.Stripes
+			sum.Heads[h].Groups += head.Groups
+			sum.Heads[h].DenseGroups += head.DenseGroups
 		}
 	}
 	sum.summarise()

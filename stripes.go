@@ -3,11 +3,25 @@ package anchor
 import "math"
 
 // AnchorAttention returns the planner of AnchorAttention: see [Params].
-func AnchorAttention(p Params) Planner { return anchorAttention{p} }
+func AnchorAttention(p Params) Planner { return anchorAttention{Params: p} }
 
-type anchorAttention struct{ Params }
+// Auto returns the planner that is AnchorAttention where stripes pay, and dense where they do not: a head of a group
+// attends to all candidates when those that would be kept are so many that gathering them takes as long, by
+// [Options].Costs. Candidates are first sampled, so that a flat head costs next to no search. The choice depends on the
+// inputs alone, never on a clock; [HeadResult] tells how often it was made.
+func Auto(p Params) Planner { return anchorAttention{Params: p, auto: true} }
 
-func (anchorAttention) Name() string { return "anchor" }
+type anchorAttention struct {
+	Params
+	auto bool
+}
+
+func (a anchorAttention) Name() string {
+	if a.auto {
+		return "auto"
+	}
+	return "anchor"
+}
 
 // window returns the keys before the group at position start that every row sees: [0, init) and [local, start).
 // Between the two lie the candidates, if any.
@@ -53,7 +67,31 @@ func (a anchorAttention) Plan(g *Group) {
 		blocks = append(blocks, Span{from, to})
 		from = to
 	}
-	for h, keys := range g.Search(Span{init, local}, blocks, a.Theta) {
+	candidates := Span{init, local}
+	dense := func(kept, of int) bool {
+		return a.auto && g.worker.costs.contiguous(g.worker.inPairs, g.rows, kept, of)
+	}
+	s := g.pool(blocks, a.Theta)
+	if a.auto {
+		flat := true
+		kept, of := s.sample(candidates)
+		for _, keys := range kept {
+			flat = flat && dense(len(keys), of)
+		}
+		if flat {
+			for h := range g.NumHeads {
+				g.dense[h] = 1
+				g.AttendHead(StageSparse, h, KeySet{Spans: []Span{candidates}})
+			}
+			return
+		}
+	}
+	for h, keys := range s.search(candidates) {
+		if dense(len(keys), local-init) {
+			g.dense[h] = 1
+			g.AttendHead(StageSparse, h, KeySet{Spans: []Span{candidates}})
+			continue
+		}
 		g.AttendHead(StageSparse, h, KeySet{Stripes: keys})
 	}
 }
@@ -63,54 +101,151 @@ func (a anchorAttention) Plan(g *Group) {
 // queries and the mean of their anchors, the largest logit each has attended to so far. A key is dropped when mean
 // anchor − logit of the mean query > theta, in nats, for every block. There is at least one block.
 func (g *Group) Search(candidates Span, blocks []Span, theta float64) [][]int32 {
+	return g.pool(blocks, theta).search(candidates)
+}
+
+// A search is the pooled queries of a group, ready to score keys.
+type search struct {
+	*Group
+	blocks         int
+	columns, width int // of scores: of a head, and of all
+	pool, anchors  []float32
+	limit          float32
+}
+
+// pool computes the blocks' mean queries and anchors.
+func (g *Group) pool(blocks []Span, theta float64) *search {
 	w := g.worker
 	w.enter(StageSearch)
 	heads, dim := g.NumHeads, g.Dim
 	// Columns come in whole vectors; those left over repeat the first block, which changes nothing.
 	columns := padded(len(blocks), lanes)
-	width := heads * columns
-	pool := grow(&w.pool, dim*width)
-	anchors := grow(&w.anchors, width)
+	s := &search{Group: g, blocks: len(blocks), columns: columns, width: heads * columns, limit: float32(theta * math.Log2E)}
+	s.pool = grow(&w.pool, dim*s.width)
+	s.anchors = grow(&w.anchors, s.width)
 	mean := grow(&w.row, 2*dim)
 	mean, row := mean[:dim], mean[dim:]
 	for h := range heads {
-		for c := range columns {
-			b := blocks[0]
-			if c < len(blocks) {
-				b = blocks[c]
-			}
+		for c, b := range blocks {
 			clear(mean)
 			var anchor float64
 			for p := b.From; p < b.To; p++ {
-				g.seq.Q.read(row, g.FirstHead+h, p-g.First())
-				w.kernels.Add(mean, row)
+				if x, u16, _ := g.seq.Q.run(g.FirstHead+h, p-g.First()); u16 == nil {
+					w.kernels.Add(mean, x[:dim])
+				} else {
+					g.seq.Q.read(w.kernels, row, g.FirstHead+h, p-g.First())
+					w.kernels.Add(mean, row)
+				}
 				anchor += float64(g.rowMax(h, p))
 			}
 			rows := float64(b.To - b.From)
 			for d, x := range mean {
-				pool[d*width+h*columns+c] = float32(float64(x) / rows * w.scale)
+				s.pool[d*s.width+h*columns+c] = float32(float64(x) / rows * w.scale)
 			}
-			anchors[h*columns+c] = float32(anchor / rows)
+			s.anchors[h*columns+c] = float32(anchor / rows)
 		}
+		first := h * columns
+		for d := range dim {
+			pad(s.pool[d*s.width+first:][:columns], len(blocks))
+		}
+		pad(s.anchors[first:][:columns], len(blocks))
 	}
-	if cap(w.stripes) < heads {
-		w.stripes = make([][]int32, heads)
+	if w.inPairs {
+		w.split(s.pool, dim, s.width)
 	}
-	kept := w.stripes[:heads]
+	return s
+}
+
+// pad fills x from n on with its first element.
+func pad(x []float32, n int) {
+	for i := n; i < len(x); i++ {
+		x[i] = x[0]
+	}
+}
+
+// sampleEvery is how many blocks of candidates a sample scores one of.
+const sampleEvery = 8
+
+// sample scores some of the candidates and returns how many of how many each head keeps.
+func (s *search) sample(candidates Span) (kept [][]int32, of int) {
+	kept = s.empty()
+	for j := candidates.From; j < candidates.To; j += sampleEvery * blockKeys {
+		end := min(j+blockKeys, candidates.To)
+		s.scan(kept, Span{j, end})
+		of += end - j
+	}
+	return kept, of
+}
+
+// search returns the keys that each head keeps.
+func (s *search) search(candidates Span) [][]int32 {
+	kept := s.empty()
+	s.scan(kept, candidates)
+	return kept
+}
+
+// empty returns the worker's lists of stripes, emptied.
+func (s *search) empty() [][]int32 {
+	w := s.worker
+	for len(w.stripes) < s.NumHeads {
+		w.stripes = append(w.stripes, nil)
+	}
+	kept := w.stripes[:s.NumHeads]
 	for h := range kept {
 		kept[h] = kept[h][:0]
 	}
-	limit := float32(theta * math.Log2E)
-	scores := grow(&w.scores, blockKeys*width)
-	for j := candidates.From; j < candidates.To && !w.stopped(); {
-		k, step, n := w.keys(g, j, min(candidates.To-j, blockKeys))
-		w.kernels.Gemm(n, width, dim, k, step, 1, pool, width, scores, width, false)
-		for h := range kept {
-			c := h * columns
-			kept[h] = w.kernels.Select(kept[h], int32(j), n, columns, scores[c:], width, anchors[c:], limit)
-		}
-		j += n
-	}
-	g.searched += int64(heads) * int64(len(blocks)) * int64(max(candidates.To-candidates.From, 0))
 	return kept
+}
+
+// scan appends the keys that each head keeps.
+func (s *search) scan(kept [][]int32, candidates Span) {
+	w := s.worker
+	w.enter(StageSearch)
+	scores := grow(&w.scores, blockKeys*s.width)
+	for j := candidates.From; j < candidates.To && !w.stopped(); {
+		b := w.span(s.Group, j, candidates.To, Band{}, false)
+		if w.inPairs {
+			rows, depth := padded(b.n, w.kernels.PairRows()), w.depth(s.Dim)
+			w.kernels.GemmPairs(rows, s.width, depth, b.kPairs, b.kstep, w.high, s.width, scores, s.width, false)
+			w.kernels.GemmPairs(rows, s.width, depth, b.kPairs, b.kstep, w.low, s.width, scores, s.width, true)
+		} else {
+			w.kernels.Gemm(b.n, s.width, s.Dim, b.k, b.kstep, 1, s.pool, s.width, scores, s.width, false)
+		}
+		for h := range kept {
+			c := h * s.columns
+			kept[h] = w.kernels.Select(kept[h], int32(j), b.n, s.columns, scores[c:], s.width, s.anchors[c:], s.limit)
+		}
+		j += b.n
+	}
+	s.searched += int64(s.NumHeads) * int64(s.blocks) * int64(max(candidates.To-candidates.From, 0))
+}
+
+// split makes pairs of pooled queries, each the sum of two bfloat16s: 16 bits, so that scores stay within 2^−16 of what
+// single precision gives.
+func (w *worker) split(pool []float32, dim, width int) {
+	depth := w.depth(dim)
+	high, low := grow(&w.high, depth*width), grow(&w.low, depth*width)
+	clear(high)
+	clear(low)
+	for d := range dim {
+		shift := d % 2 * 16
+		for c, x := range pool[d*width : (d+1)*width] {
+			h := roundToBFloat16(x)
+			l := roundToBFloat16(x - math.Float32frombits(h<<16))
+			if x-x != 0 { // NaN or infinite, which no second part mends
+				l = 0
+			}
+			high[d/2*width+c] |= h << shift
+			low[d/2*width+c] |= l << shift
+		}
+	}
+}
+
+// roundToBFloat16 returns the bits of the nearest bfloat16, in the lower half.
+func roundToBFloat16(x float32) uint32 {
+	b := math.Float32bits(x)
+	if x != x {
+		return b>>16 | 1<<6 // stays a NaN
+	}
+	return (b + 0x7fff + b>>16&1) >> 16
 }

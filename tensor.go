@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math"
 	"unsafe"
+
+	"github.com/anchorattention/anchor/internal/kernel"
 )
 
 // A DType is the type of a tensor's elements.
@@ -158,33 +160,16 @@ func (t *Tensor) run(head, row int) (f32 []float32, u16 []uint16, rows int) {
 }
 
 // read copies one row into dst, which is dim long, as single-precision numbers.
-func (t *Tensor) read(dst []float32, head, row int) {
+func (t *Tensor) read(kernels *kernel.Set, dst []float32, head, row int) {
 	f32, u16, _ := t.run(head, row)
 	switch t.dtype {
 	case Float32:
 		copy(dst, f32[:t.dim])
 	case BFloat16:
-		for i, x := range u16[:t.dim] {
-			dst[i] = math.Float32frombits(uint32(x) << 16)
-		}
+		kernels.FromBFloat16(dst, u16[:t.dim])
 	case Float16:
-		for i, x := range u16[:t.dim] {
-			dst[i] = halfToSingle(x)
-		}
+		kernels.FromFloat16(dst, u16[:t.dim])
 	}
-}
-
-// halfToSingle converts an IEEE half exactly; a NaN stays one.
-func halfToSingle(h uint16) float32 {
-	sign, exp, frac := uint32(h&0x8000)<<16, uint32(h>>10&31), uint32(h&0x3ff)
-	switch exp {
-	case 0: // zero or subnormal: frac · 2^−24
-		f := float32(frac) * (1.0 / (1 << 24))
-		return math.Float32frombits(math.Float32bits(f) | sign)
-	case 31:
-		return math.Float32frombits(sign | 0x7f800000 | frac<<13)
-	}
-	return math.Float32frombits(sign | (exp+112)<<23 | frac<<13)
 }
 
 // An extent is a run of bytes that belongs to a tensor.

@@ -352,7 +352,7 @@ func (f *forward) swiGLU(gate, up []float32) {
 			// 2^126 is as good as infinity here, and within what the kernel takes.
 			e[i] = min(g*-math.Log2E, 126)
 		}
-		f.kernels.ExpSum(n/f.width, f.width, e[:], f.width, zero[:], sum[:])
+		f.kernels.ExpSum(n/f.width, f.width, e[:], f.width, 1, zero[:], sum[:])
 		for i, g := range gate[:n] {
 			gate[i] = g / (1 + e[i]) * up[i]
 		}

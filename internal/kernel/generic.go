@@ -7,26 +7,39 @@ import (
 )
 
 var generic = Set{
-	name:   "generic",
-	tiles:  []tiles{{Lanes, []tile{gemmGeneric(4), gemmGeneric(1)}}},
-	colMax: colMaxGeneric,
-	expSum: expSumGeneric,
-	sel:    selectGeneric,
-	pack:   packGeneric,
-	scale:  scaleGeneric,
-	add:    addGeneric,
-	fma:    fmaGeneric,
-	flops:  2 * 8 * 16,
+	name:      "generic",
+	tiles:     []tiles{{Lanes, []tile{gemmGeneric(4), gemmGeneric(1)}}},
+	colMax:    colMaxGeneric,
+	expSum:    expSumGeneric,
+	mask:      maskGeneric,
+	sel:       selectGeneric,
+	transpose: transposeGeneric,
+	scale:     scaleGeneric,
+	scaleCols: scaleColsGeneric,
+	add:       addGeneric,
+	finite:    finiteGeneric,
+	bf16:      bf16Generic,
+	f16:       f16Generic,
+	fma:       fmaGeneric,
+	flops:     2 * 8 * 16,
 }
 
 func gemmGeneric(m int) tile {
 	return tile{
 		rows: m,
-		byRows: func(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool) {
-			gemmTile(m, k, a, lda, size, b, ldb, c, ldc, add)
+		byRows: func(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool) {
+			for i := range uintptr(tiles * m) {
+				if i%uintptr(m) == 0 {
+					gemmTile(m, k, at(a, i*lda), lda, size, b, ldb, at(c, i*ldc), ldc, add)
+				}
+			}
 		},
-		byCols: func(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool) {
-			gemmTile(m, k, a, size, lda, b, ldb, c, ldc, add)
+		byCols: func(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool) {
+			for i := range uintptr(tiles * m) {
+				if i%uintptr(m) == 0 {
+					gemmTile(m, k, at(a, i*size), size, lda, b, ldb, at(c, i*ldc), ldc, add)
+				}
+			}
 		},
 	}
 }
@@ -56,16 +69,24 @@ func gemmTile(m, k int, a *float32, ars, acs uintptr, b *float32, ldb uintptr, c
 	}
 }
 
-func colMaxGeneric(rows int, x *float32, step uintptr, n int, mx *float32) {
+func colMaxGeneric(rows int, x *float32, step uintptr, n int, scale, slack float32, top, base *float32) (raised uint64) {
 	ld := int(step / size)
-	all, top := unsafe.Slice(x, (rows-1)*ld+n), unsafe.Slice(mx, n)
-	for i := range rows {
-		for j, v := range all[i*ld : i*ld+n] {
-			if v > top[j] {
-				top[j] = v
+	all, tops, bases := unsafe.Slice(x, (rows-1)*ld+n), unsafe.Slice(top, n), unsafe.Slice(base, n)
+	for j := range n {
+		most := negInf
+		for i := range rows {
+			if v := all[i*ld+j]; v > most {
+				most = v
 			}
 		}
+		if most *= scale; most > tops[j] {
+			tops[j] = most
+		}
+		if !(tops[j] <= min(bases[j]+slack, maxFloat)) {
+			raised |= 1 << j
+		}
 	}
+	return raised
 }
 
 // expCoef holds the minimax polynomial of 2^f on [0, 1), highest power first; its relative
@@ -95,15 +116,28 @@ func exp2(x float32) float32 {
 	return p * math.Float32frombits(uint32(int32(n)+127)<<23)
 }
 
-func expSumGeneric(rows int, x *float32, step uintptr, n int, m, l *float32) {
+func expSumGeneric(rows int, x *float32, step uintptr, n int, scale float32, m, l *float32) {
 	ld := int(step / size)
 	all, top, sum := unsafe.Slice(x, (rows-1)*ld+n), unsafe.Slice(m, n), unsafe.Slice(l, n)
-	for i := range rows {
-		row := all[i*ld : i*ld+n]
-		for j, v := range row {
-			e := exp2(v - top[j])
-			row[j] = e
-			sum[j] += e
+	for j := range n {
+		var part float32 // a sum over few rows first, so that long sums lose no digits
+		for i := range rows {
+			e := exp2(scale*all[i*ld+j] - top[j])
+			all[i*ld+j] = e
+			part += e
+		}
+		sum[j] += part
+	}
+}
+
+func maskGeneric(rows int, x *float32, step uintptr, n int, pos *int32, first, far, near int32) {
+	ld := int(step / size)
+	all := unsafe.Slice(x, (rows-1)*ld+n)
+	for j, p := range unsafe.Slice(pos, n) {
+		for i := range rows {
+			if key := first + int32(i); key < p-far || key > p-near {
+				all[i*ld+j] = negInf
+			}
 		}
 	}
 }
@@ -124,11 +158,10 @@ func selectGeneric(rows int, x *float32, step uintptr, n int, top *float32, thet
 	return kept
 }
 
-func packGeneric(cols int, src *float32, lds uintptr, dst *float32, ldd uintptr, f float32) {
+func transposeGeneric(cols int, src *float32, lds uintptr, dst *float32, ldd uintptr) {
 	for i := range uintptr(Lanes) {
-		row := unsafe.Slice((*float32)(unsafe.Add(unsafe.Pointer(src), i*lds)), cols)
-		for j, x := range row {
-			*(*float32)(unsafe.Add(unsafe.Pointer(dst), uintptr(j)*ldd+i*size)) = x * f
+		for j, x := range unsafe.Slice((*uint32)(unsafe.Add(unsafe.Pointer(src), i*lds)), cols) {
+			*(*uint32)(unsafe.Add(unsafe.Pointer(dst), uintptr(j)*ldd+i*size)) = x
 		}
 	}
 }
@@ -145,6 +178,41 @@ func scaleGeneric(n int, dst, src *float32, f float32) (bad uint32) {
 		return 1
 	}
 	return 0
+}
+
+func finiteGeneric(n int, x *float32) (bad uint32) {
+	var sum float32
+	for _, x := range unsafe.Slice(x, n) {
+		sum += x * 0
+	}
+	if sum != 0 {
+		return 1
+	}
+	return 0
+}
+
+func scaleColsGeneric(rows int, x *float32, step uintptr, n int, f *float32) {
+	ld := int(step / size)
+	all, factors := unsafe.Slice(x, (rows-1)*ld+n), unsafe.Slice(f, n)
+	for i := range rows {
+		for j, f := range factors {
+			all[i*ld+j] *= f
+		}
+	}
+}
+
+func bf16Generic(n int, dst *float32, src *uint16) {
+	to := unsafe.Slice(dst, n)
+	for i, x := range unsafe.Slice(src, n) {
+		to[i] = math.Float32frombits(uint32(x) << 16)
+	}
+}
+
+func f16Generic(n int, dst *float32, src *uint16) {
+	to := unsafe.Slice(dst, n)
+	for i, x := range unsafe.Slice(src, n) {
+		to[i] = HalfToSingle(x)
+	}
 }
 
 func addGeneric(n int, dst, src *float32) {

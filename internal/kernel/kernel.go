@@ -1,12 +1,18 @@
-// Package kernel holds the micro-kernels of the CPU engine: small loops over float32 matrices that are the same
-// for every attention method and every layer of a model, in one version per instruction-set level.
+// Package kernel holds the micro-kernels of the CPU engine: small loops over matrices that are the same for every
+// attention method and every layer of a model, in one version per instruction-set level.
 //
 // All matrices are row-major with a row stride given in elements. Nothing here knows of queries, keys or heads
 // beyond the names of arguments; packing, masking and scheduling stand above.
 //
-// The generic level is plain Go and is always built. On amd64 the levels avx2 and avx512 are assembly printed by
-// the generator in gen; the best that the machine can run is the default, and the environment variable ANCHOR_CPU
-// (generic, avx2 or avx512) forces one. The build tag purego leaves the assembly out.
+// The generic level is plain Go and is always built. On amd64 the levels avx2, avx512, avx512bf16 and amx, and on arm64
+// the level neon, are assembly printed by the generator in gen; the best that the machine can run is the default, and
+// the environment variable ANCHOR_CPU forces one by name. The build tag purego leaves the assembly out.
+//
+// # Pairs
+//
+// The levels avx512bf16 and amx multiply bfloat16 numbers two at a time and add up in float32. For them matrices are
+// made of pairs, two numbers that follow one another along the dimension summed over, in a uint32 with the first in
+// the lower half: see [Set.Pairs].
 package kernel
 
 import (
@@ -15,6 +21,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"unsafe"
 )
 
 //go:generate go run ./gen
@@ -24,19 +31,39 @@ const Lanes = 16
 
 // A Set is the kernels of one instruction-set level. All sets compute the same functions, up to rounding.
 type Set struct {
-	name   string
-	tiles  []tiles // of the matrix product, widest first and the last Lanes wide
-	colMax func(rows int, x *float32, ld uintptr, n int, mx *float32)
-	expSum func(rows int, x *float32, ld uintptr, n int, m, l *float32)
-	sel    func(rows int, x *float32, ld uintptr, n int, top *float32, theta float32, base int32, dst *int32) (kept int)
-	pack   func(cols int, src *float32, lds uintptr, dst *float32, ldd uintptr, f float32)
-	scale  func(n int, dst, src *float32, f float32) (bad uint32) // 0 if all of dst is finite
-	add    func(n int, dst, src *float32)
-	fma    func(rounds int)
-	flops  int // floating-point operations in one round of fma
+	name      string
+	tiles     []tiles // of the matrix product, widest first and the last Lanes wide
+	colMax    func(rows int, x *float32, ld uintptr, n int, scale, slack float32, top, base *float32) (raised uint64)
+	expSum    func(rows int, x *float32, ld uintptr, n int, scale float32, m, l *float32)
+	mask      func(rows int, x *float32, ld uintptr, n int, pos *int32, first, far, near int32)
+	sel       func(rows int, x *float32, ld uintptr, n int, top *float32, theta float32, base int32, dst *int32) (kept int)
+	transpose func(cols int, src *float32, lds uintptr, dst *float32, ldd uintptr) // of Lanes rows
+	scale     func(n int, dst, src *float32, f float32) (bad uint32)               // 0 if all of dst is finite
+	scaleCols func(rows int, x *float32, ld uintptr, n int, f *float32)
+	add       func(n int, dst, src *float32)
+	finite    func(n int, x *float32) (bad uint32) // 0 if all of x is finite
+	bf16, f16 func(n int, dst *float32, src *uint16)
+	fma       func(rounds int)
+	flops     int // floating-point operations in one round of fma
+
+	pairs *pairs // nil where pairs of bfloat16s are not faster than float32s
 }
 
-// tiles are the matrix-product tiles of one width, tallest first and the last one row tall.
+// pairs are the kernels on pairs of bfloat16s.
+type pairs struct {
+	tiles    []tiles
+	expPairs func(rows int, x *float32, ld uintptr, n int, scale float32, m, l *float32, dst *uint32, ldd uintptr)
+	pair     func(n int, dst *uint32, even, odd *uint16) (bad uint32) // 0 if all of dst is finite
+	rows     int                                                      // row counts of a are multiples of it
+	depth    int                                                      // and those of pairs summed over, of this
+	dot      func(rounds int)
+	flops    int // floating-point operations in one round of dot
+}
+
+// byRows tells whether products read a by rows only, which makes values lie by dimension.
+func (p *pairs) byRows() bool { return p.tiles[0].heights[0].byCols == nil }
+
+// tiles are the matrix-product tiles of one width, tallest first and the last one row (or pairs.rows) tall.
 type tiles struct {
 	cols    int
 	heights []tile
@@ -48,13 +75,18 @@ type tile struct {
 	byRows, byCols tileFunc
 }
 
-// A tileFunc computes c[i][j] (+)= Σ_p a[i][p]·b[p][j], p in [0, k). Strides are in bytes; lda is that of a's rows or
-// of its columns.
-type tileFunc func(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+// A tileFunc computes tiles, one below the other, of c[i][j] (+)= Σ_p a[i][p]·b[p][j], p in [0, k). Strides are in
+// bytes; lda is that of a's rows or of its columns.
+type tileFunc func(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 const size = 4 // bytes in an element
 
-// Name returns the level: generic, avx2 or avx512.
+var (
+	negInf   = float32(math.Inf(-1))
+	maxFloat = float32(math.MaxFloat32)
+)
+
+// Name returns the level: generic, avx2, avx512, avx512bf16, amx or neon.
 func (s *Set) Name() string { return s.name }
 
 // Levels returns the sets that this machine can run, the slowest (generic) first.
@@ -88,9 +120,9 @@ func (s *Set) Gemm(m, n, k int, a []float32, ars, acs int, b []float32, ldb int,
 	if m == 0 || n == 0 {
 		return
 	}
-	byRows, lda := true, ars
+	rows, lda := true, ars
 	if acs != 1 {
-		byRows, lda = false, acs
+		rows, lda = false, acs
 	}
 	if k == 0 || n%Lanes != 0 || acs != 1 && ars != 1 {
 		panic(fmt.Sprintf("kernel: Gemm with k = %d, n = %d, strides %d and %d of a", k, n, ars, acs))
@@ -99,37 +131,54 @@ func (s *Set) Gemm(m, n, k int, a []float32, ars, acs int, b []float32, ldb int,
 	_ = a[(m-1)*ars+(k-1)*acs]
 	_ = b[(k-1)*ldb+n-1]
 	_ = c[(m-1)*ldc+n-1]
-	for j, w := 0, 0; j < n; {
-		for s.tiles[w].cols > n-j {
+	multiply(s.tiles, m, n, k, rows, &a[0], uintptr(ars)*size, uintptr(lda)*size, &b[0], uintptr(ldb)*size, &c[0], uintptr(ldc)*size, add)
+}
+
+// multiply covers c with tiles. Strides are in bytes: ars that between rows of a, lda that which tiles want.
+func multiply(all []tiles, m, n, k int, rows bool, a *float32, ars, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool) {
+	for w := 0; n > 0; {
+		for all[w].cols > n {
 			w++
 		}
-		heights := s.tiles[w].heights
-		for i, t := 0, 0; i < m; {
-			for heights[t].rows > m-i {
-				t++
+		pa, pc, left := a, c, m
+		for _, t := range all[w].heights {
+			count := left / t.rows
+			if count == 0 {
+				continue
 			}
-			f := heights[t].byCols
-			if byRows {
-				f = heights[t].byRows
+			f := t.byCols
+			if rows {
+				f = t.byRows
 			}
-			f(k, &a[i*ars], uintptr(lda)*size, &b[j], uintptr(ldb)*size, &c[i*ldc+j], uintptr(ldc)*size, add)
-			i += heights[t].rows
+			f(count, k, pa, lda, b, ldb, pc, ldc, add)
+			if left -= count * t.rows; left == 0 {
+				break
+			}
+			pa = at(pa, uintptr(count*t.rows)*ars)
+			pc = at(pc, uintptr(count*t.rows)*ldc)
 		}
-		j += s.tiles[w].cols
+		if n -= all[w].cols; n > 0 {
+			b, c = at(b, uintptr(all[w].cols)*size), at(c, uintptr(all[w].cols)*size)
+		}
 	}
 }
 
-// Pack transposes a matrix of whole Lanes of rows: dst[j*ldd+i] = f·src[i*lds+j] for i in [0, rows) and j in [0, cols).
-func (s *Set) Pack(rows, cols int, src []float32, lds int, dst []float32, ldd int, f float32) {
+func at(p *float32, bytes uintptr) *float32 {
+	return (*float32)(unsafe.Add(unsafe.Pointer(p), bytes))
+}
+
+// Transpose transposes a matrix of whole Lanes of rows, of float32s or of pairs: dst[j*ldd+i] = src[i*lds+j] for i in
+// [0, rows) and j in [0, cols).
+func Transpose[T float32 | uint32](s *Set, rows, cols int, src []T, lds int, dst []T, ldd int) {
 	if rows == 0 || cols == 0 {
 		return
 	}
-	if rows%Lanes != 0 || lds > math.MaxInt32/size/Lanes {
-		panic(fmt.Sprintf("kernel: Pack with %d rows, %d apart", rows, lds))
+	if rows%Lanes != 0 {
+		panic(fmt.Sprintf("kernel: Transpose with %d rows", rows))
 	}
 	_, _ = src[(rows-1)*lds+cols-1], dst[(cols-1)*ldd+rows-1]
 	for i := 0; i < rows; i += Lanes {
-		s.pack(cols, &src[i*lds], uintptr(lds)*size, &dst[i], uintptr(ldd)*size, f)
+		s.transpose(cols, single(&src[i*lds]), uintptr(lds)*size, single(&dst[i]), uintptr(ldd)*size)
 	}
 }
 
@@ -149,6 +198,29 @@ func (s *Set) Scale(dst, src []float32, f float32) (finite bool) {
 	return finite
 }
 
+// ScaleCols multiplies column j of x by f[j]: x[i*ld+j] for i in [0, rows) and j in [0, n), n a multiple of Lanes.
+func (s *Set) ScaleCols(rows, n int, x []float32, ld int, f []float32) {
+	if empty("ScaleCols", rows, n) {
+		return
+	}
+	_, _ = x[(rows-1)*ld+n-1], f[n-1]
+	s.scaleCols(rows, &x[0], uintptr(ld)*size, n, &f[0])
+}
+
+// Finite reports whether x holds no NaN and no infinity.
+func (s *Set) Finite(x []float32) bool {
+	n := len(x) / Lanes * Lanes
+	if n > 0 && s.finite(n, &x[0]) != 0 {
+		return false
+	}
+	for _, x := range x[n:] {
+		if x*0 != 0 {
+			return false
+		}
+	}
+	return true
+}
+
 // Add adds src to dst, which is as long.
 func (s *Set) Add(dst, src []float32) {
 	n := len(src) / Lanes * Lanes
@@ -161,41 +233,88 @@ func (s *Set) Add(dst, src []float32) {
 	}
 }
 
-// ColMax raises mx[j] to the largest of x[i*ld+j], i in [0, rows), for j in [0, n), n a
-// multiple of Lanes. A NaN raises nothing.
-func (s *Set) ColMax(rows, n int, x []float32, ld int, mx []float32) {
-	if rows == 0 || n == 0 {
-		return
-	}
-	if n%Lanes != 0 {
-		panic(fmt.Sprintf("kernel: ColMax with n = %d", n))
-	}
-	_, _ = x[(rows-1)*ld+n-1], mx[n-1]
-	s.colMax(rows, &x[0], uintptr(ld)*size, n, &mx[0])
+// FromBFloat16 widens the bfloat16 numbers in src to dst, which is as long. A NaN stays one.
+func (s *Set) FromBFloat16(dst []float32, src []uint16) {
+	s.widen(s.bf16, dst, src, func(x uint16) float32 { return math.Float32frombits(uint32(x) << 16) })
 }
 
-// ExpSum replaces x[i*ld+j] by 2^(x[i*ld+j] − m[j]) and adds it to l[j], for i in [0, rows) and j in [0, n), n a
-// multiple of Lanes. It is within 2 ulp, for exponents up to 127; below 2^−64, a share that no sum in single precision
-// notices, it is 0.
-func (s *Set) ExpSum(rows, n int, x []float32, ld int, m, l []float32) {
-	if rows == 0 || n == 0 {
+// FromFloat16 widens the IEEE half-precision numbers in src to dst, which is as long. A NaN stays one.
+func (s *Set) FromFloat16(dst []float32, src []uint16) {
+	s.widen(s.f16, dst, src, HalfToSingle)
+}
+
+func (s *Set) widen(f func(n int, dst *float32, src *uint16), dst []float32, src []uint16, one func(uint16) float32) {
+	n := len(src) / Lanes * Lanes
+	_ = dst[:len(src)]
+	if n > 0 {
+		f(n, &dst[0], &src[0])
+	}
+	for i, x := range src[n:] {
+		dst[n+i] = one(x)
+	}
+}
+
+// HalfToSingle converts an IEEE half exactly; a NaN stays one.
+func HalfToSingle(h uint16) float32 {
+	sign, exp, frac := uint32(h&0x8000)<<16, uint32(h>>10&31), uint32(h&0x3ff)
+	switch exp {
+	case 0: // zero or subnormal: frac · 2^−24
+		f := float32(frac) * (1.0 / (1 << 24))
+		return math.Float32frombits(math.Float32bits(f) | sign)
+	case 31:
+		return math.Float32frombits(sign | 0x7f800000 | frac<<13)
+	}
+	return math.Float32frombits(sign | (exp+112)<<23 | frac<<13)
+}
+
+// empty reports whether there is nothing to do, and panics unless n is a multiple of Lanes.
+func empty(name string, rows, n int) bool {
+	if n%Lanes != 0 {
+		panic(fmt.Sprintf("kernel: %s with n = %d", name, n))
+	}
+	return rows == 0 || n == 0
+}
+
+// ColMax raises top[j] to scale times the largest of x[i*ld+j], i in [0, rows), for j in [0, n), n a multiple of Lanes
+// up to 64 and scale positive. A NaN in x raises nothing. Bit j of what it returns is set unless
+// top[j] ≤ min(base[j] + slack, the largest finite number).
+func (s *Set) ColMax(rows, n int, x []float32, ld int, scale, slack float32, top, base []float32) (raised uint64) {
+	if empty("ColMax", rows, n) {
+		return 0
+	}
+	if n > 64 {
+		panic(fmt.Sprintf("kernel: ColMax with n = %d", n))
+	}
+	_, _, _ = x[(rows-1)*ld+n-1], top[n-1], base[n-1]
+	return s.colMax(rows, &x[0], uintptr(ld)*size, n, scale, slack, &top[0], &base[0])
+}
+
+// ExpSum replaces x[i*ld+j] by 2^(scale·x[i*ld+j] − m[j]) and adds the sum of a column to l[j], for i in [0, rows) and j
+// in [0, n), n a multiple of Lanes. It is within 2 ulp, for exponents up to 127; below 2^−64, a share that no sum in
+// single precision notices, it is 0.
+func (s *Set) ExpSum(rows, n int, x []float32, ld int, scale float32, m, l []float32) {
+	if empty("ExpSum", rows, n) {
 		return
 	}
-	if n%Lanes != 0 {
-		panic(fmt.Sprintf("kernel: ExpSum with n = %d", n))
-	}
 	_, _, _ = x[(rows-1)*ld+n-1], m[n-1], l[n-1]
-	s.expSum(rows, &x[0], uintptr(ld)*size, n, &m[0], &l[0])
+	s.expSum(rows, &x[0], uintptr(ld)*size, n, scale, &m[0], &l[0])
+}
+
+// Mask sets x[i*ld+j] to −∞ unless pos[j] − far ≤ first + i ≤ pos[j] − near, for i in [0, rows) and j in [0, n), n a
+// multiple of Lanes. No difference or sum may leave the range of an int32.
+func (s *Set) Mask(rows, n int, x []float32, ld int, pos []int32, first, far, near int) {
+	if empty("Mask", rows, n) {
+		return
+	}
+	_, _ = x[(rows-1)*ld+n-1], pos[n-1]
+	s.mask(rows, &x[0], uintptr(ld)*size, n, &pos[0], int32(first), int32(far), int32(near))
 }
 
 // Select appends base+i to dst for every row i in [0, rows) of x in which some column j in [0, n) does not satisfy
 // top[j] − x[i*ld+j] > theta. A NaN does not satisfy it. n is a multiple of Lanes.
 func (s *Set) Select(dst []int32, base int32, rows, n int, x []float32, ld int, top []float32, theta float32) []int32 {
-	if rows == 0 || n == 0 {
+	if empty("Select", rows, n) {
 		return dst
-	}
-	if n%Lanes != 0 {
-		panic(fmt.Sprintf("kernel: Select with n = %d", n))
 	}
 	_, _ = x[(rows-1)*ld+n-1], top[n-1]
 	have := len(dst)

@@ -91,8 +91,12 @@ func TestBounds(t *testing.T) {
 			"n":            func() { s.Gemm(1, 8, 1, x, 1, 1, x, 16, x, 16, false) },
 			"k":            func() { s.Gemm(1, 16, 0, x, 1, 1, x, 16, x, 16, false) },
 			"a by neither": func() { s.Gemm(2, 16, 2, x, 2, 4, x, 16, x, 16, false) },
-			"colmax":       func() { s.ColMax(2, 16, x[:31], 16, x) },
-			"expsum":       func() { s.ExpSum(1, 16, x, 16, x, x[:15]) },
+			"colmax":       func() { s.ColMax(2, 16, x[:31], 16, 1, 8, x, x) },
+			"expsum":       func() { s.ExpSum(1, 16, x, 16, 1, x, x[:15]) },
+			"mask":         func() { s.Mask(1, 16, x, 16, make([]int32, 15), 0, 0, 0) },
+			"transpose":    func() { Transpose(s, 16, 4, x, 4, x[:63], 16) },
+			"scale cols":   func() { s.ScaleCols(1, 16, x, 16, x[:15]) },
+			"widen":        func() { s.FromBFloat16(x[:16], make([]uint16, 17)) },
 			"select":       func() { s.Select(nil, 0, 1, 8, x, 16, x, 0) },
 		} {
 			func() {
@@ -107,21 +111,24 @@ func TestBounds(t *testing.T) {
 	})
 }
 
-// Pack transposes and scales, and writes nothing else.
-func TestPack(t *testing.T) {
+// Transpose moves bits, and writes nothing else.
+func TestTranspose(t *testing.T) {
 	forLevels(t, func(t *testing.T, s *Set) {
 		r := rand.New(rand.NewPCG(9, 10))
 		for _, rows := range []int{0, 16, 48} {
-			for _, cols := range []int{1, 5, 16, 33} {
+			for _, cols := range []int{1, 5, 8, 15, 16, 17, 33, 48} {
 				lds, ldd := cols+r.IntN(3), rows+1+r.IntN(3)
-				src, dst := random(r, (rows+1)*lds), make([]float32, cols*ldd)
-				s.Pack(rows, cols, src, lds, dst, ldd, 2)
+				src, dst := make([]float32, (rows+1)*lds), make([]float32, cols*ldd)
+				for i := range src {
+					src[i] = math.Float32frombits(r.Uint32())
+				}
+				Transpose(s, rows, cols, src, lds, dst, ldd)
 				for at, got := range dst {
 					want := float32(0)
 					if i := at % ldd; i < rows {
-						want = 2 * src[i*lds+at/ldd]
+						want = src[i*lds+at/ldd]
 					}
-					if got != want {
+					if math.Float32bits(got) != math.Float32bits(want) {
 						t.Fatalf("%d×%d: element %d is %v; want %v", rows, cols, at, got, want)
 					}
 				}
@@ -130,7 +137,107 @@ func TestPack(t *testing.T) {
 	})
 }
 
-// Scale and Add do what they say at every length, and Scale notices every NaN and infinity.
+// ScaleCols multiplies every row by the factors, and writes nothing else.
+func TestScaleCols(t *testing.T) {
+	forLevels(t, func(t *testing.T, s *Set) {
+		r := rand.New(rand.NewPCG(19, 20))
+		for _, rows := range []int{0, 1, 7} {
+			for _, n := range []int{16, 48} {
+				ld := n + r.IntN(3)
+				x, f := random(r, rows*ld+n), random(r, n)
+				was := slices.Clone(x)
+				s.ScaleCols(rows, n, x, ld, f)
+				for i, got := range x {
+					want := was[i]
+					if i < rows*ld && i%ld < n {
+						want *= f[i%ld]
+					}
+					if got != want {
+						t.Fatalf("%d×%d: element %d is %v; want %v", rows, n, i, got, want)
+					}
+				}
+			}
+		}
+	})
+}
+
+// Mask hides what does not lie between the two borders, and writes nothing else.
+func TestMask(t *testing.T) {
+	forLevels(t, func(t *testing.T, s *Set) {
+		r := rand.New(rand.NewPCG(21, 22))
+		for range 200 {
+			rows, n := r.IntN(20), 16*(1+r.IntN(3))
+			ld := n + r.IntN(3)
+			x, pos := random(r, rows*ld+n), make([]int32, n)
+			for j := range pos {
+				pos[j] = 100 + r.Int32N(30)
+			}
+			first, near := 85+r.IntN(40), r.IntN(5)
+			far := near + r.IntN(20)
+			if r.IntN(4) == 0 {
+				far = 1 << 29
+			}
+			was := slices.Clone(x)
+			s.Mask(rows, n, x, ld, pos, first, far, near)
+			for i, got := range x {
+				want, row, j := was[i], i/ld, i%ld
+				if key := first + row; row < rows && j < n && (key < int(pos[j])-far || key > int(pos[j])-near) {
+					want = negInf
+				}
+				if got != want {
+					t.Fatalf("row %d, column %d at %d with keys from %d, %d … %d away: %v; want %v", row, j, pos[j], first, near, far, got, want)
+				}
+			}
+		}
+	})
+}
+
+// Every bfloat16 and every half widens to the float32 of the same value, and a NaN to one.
+func TestWiden(t *testing.T) {
+	forLevels(t, func(t *testing.T, s *Set) {
+		src, dst := make([]uint16, 1<<16), make([]float32, 1<<16)
+		for i := range src {
+			src[i] = uint16(i)
+		}
+		same := func(a, b float32) bool { return math.Float32bits(a) == math.Float32bits(b) || a != a && b != b }
+		s.FromBFloat16(dst, src)
+		for i, got := range dst {
+			if want := math.Float32frombits(uint32(i) << 16); !same(got, want) {
+				t.Fatalf("bfloat16 %#x is %v; want %v", i, got, want)
+			}
+		}
+		s.FromFloat16(dst, src)
+		for i, got := range dst {
+			exp, frac := i>>10&31, float64(i&1023)
+			want := math.Ldexp(1+frac/1024, exp-15)
+			switch {
+			case exp == 0:
+				want = math.Ldexp(frac, -24)
+			case exp == 31 && frac == 0:
+				want = math.Inf(1)
+			case exp == 31:
+				want = math.NaN()
+			}
+			if i>>15 == 1 {
+				want = -want
+			}
+			if !same(got, float32(want)) {
+				t.Fatalf("half %#x is %v; want %v", i, got, want)
+			}
+		}
+		for n := range 40 {
+			clear(dst)
+			s.FromFloat16(dst[:n], src[15360:15360+n])
+			for i, got := range dst[:64] {
+				if i >= n && got != 0 || i < n && got != HalfToSingle(src[15360+i]) {
+					t.Fatalf("of %d halves, element %d is %v", n, i, got)
+				}
+			}
+		}
+	})
+}
+
+// Scale and Add do what they say at every length, and Scale and Finite notice every NaN and infinity.
 func TestScaleAdd(t *testing.T) {
 	forLevels(t, func(t *testing.T, s *Set) {
 		r := rand.New(rand.NewPCG(11, 12))
@@ -144,8 +251,8 @@ func TestScaleAdd(t *testing.T) {
 				}
 			}
 			was = slices.Clone(dst)
-			if !s.Scale(dst[:n], src, 3) {
-				t.Fatalf("Scale of %d finite numbers is not finite", n)
+			if !s.Scale(dst[:n], src, 3) || !s.Finite(src) {
+				t.Fatalf("%d finite numbers are not finite", n)
 			}
 			for i := range dst {
 				if i < n && dst[i] != 3*src[i] || i == n && dst[i] != was[i] {
@@ -156,8 +263,8 @@ func TestScaleAdd(t *testing.T) {
 				for _, bad := range []float64{math.NaN(), math.Inf(1), math.Inf(-1)} {
 					x := slices.Clone(src)
 					x[i] = float32(bad)
-					if s.Scale(x, x, 3) {
-						t.Fatalf("Scale of %d with %v at %d is finite", n, bad, i)
+					if s.Finite(x) || s.Scale(x, x, 3) {
+						t.Fatalf("%d numbers with %v at %d are finite", n, bad, i)
 					}
 				}
 			}
@@ -170,34 +277,51 @@ var odd = []float32{
 	float32(math.Inf(-1)), float32(math.Inf(1)), float32(math.NaN()), 7.9999995, 8, 0.99999994, -0.99999994, -1e-9,
 }
 
-// ColMax is the running maximum, and a NaN changes nothing.
+// ColMax is the running maximum, and a NaN changes nothing; what it reports is who outgrew the limit.
 func TestColMax(t *testing.T) {
 	forLevels(t, func(t *testing.T, s *Set) {
 		r := rand.New(rand.NewPCG(3, 4))
 		for _, rows := range []int{0, 1, 2, 3, 4, 5, 8, 127, 128} {
-			for _, n := range []int{16, 32, 48} {
-				ld := n + r.IntN(4)
-				x, got := random(r, rows*ld+n), random(r, n)
+			for _, n := range []int{16, 32, 48, 64} {
+				ld, scale := n+r.IntN(4), float32(r.Float64()+0.5)
+				x, got, base := random(r, rows*ld+n), random(r, n), random(r, n)
 				for i := range x {
 					if r.IntN(20) == 0 {
 						x[i] = odd[r.IntN(len(odd))]
 					}
 				}
-				want := slices.Clone(got)
-				for i := range rows {
-					for j := range n {
-						if v := x[i*ld+j]; v > want[j] {
-							want[j] = v
-						}
+				for j := range base {
+					if r.IntN(4) == 0 {
+						base[j] = odd[r.IntN(len(odd))]
 					}
 				}
-				s.ColMax(rows, n, x, ld, got)
+				want, raised := slices.Clone(got), uint64(0)
+				for j := range want {
+					most := negInf
+					for i := range rows {
+						most = max(most, nonNaN(x[i*ld+j]))
+					}
+					want[j] = max(want[j], most*scale)
+					if limit := base[j] + 8; rows > 0 && !(want[j] <= limit && want[j] <= math.MaxFloat32) {
+						raised |= 1 << j
+					}
+				}
+				if r := s.ColMax(rows, n, x, ld, scale, 8, got, base); r != raised {
+					t.Fatalf("rows=%d n=%d: raised %b, want %b", rows, n, r, raised)
+				}
 				if !slices.Equal(got, want) {
 					t.Fatalf("rows=%d n=%d: got %v, want %v", rows, n, got, want)
 				}
 			}
 		}
 	})
+}
+
+func nonNaN(x float32) float32 {
+	if x != x {
+		return negInf
+	}
+	return x
 }
 
 // ExpSum is within 2 ulp of 2^(x − m), and exact in its special cases.
@@ -218,8 +342,10 @@ func TestExpSum(t *testing.T) {
 			for j := range m {
 				m[j] = float32(r.IntN(3))
 			}
-			before, sum := slices.Clone(x), slices.Clone(l)
-			s.ExpSum(rows, n, x, ld, m, l)
+			before, sum := slices.Clone(x), make([]float32, n)
+			scale := []float32{1, 0.5}[r.IntN(2)] // by which products are exact
+			start := slices.Clone(l)
+			s.ExpSum(rows, n, x, ld, scale, m, l)
 			for i := range x {
 				if i%ld >= n {
 					if x[i] != before[i] && before[i] == before[i] {
@@ -227,7 +353,7 @@ func TestExpSum(t *testing.T) {
 					}
 					continue
 				}
-				d := before[i] - m[i%ld]
+				d := scale*before[i] - m[i%ld]
 				want := math.Exp2(float64(d))
 				sum[i%ld] += x[i]
 				switch got := float64(x[i]); {
@@ -246,7 +372,7 @@ func TestExpSum(t *testing.T) {
 				}
 			}
 			for j, want := range sum {
-				if l[j] != want && (l[j] == l[j] || want == want) {
+				if want += start[j]; l[j] != want && (l[j] == l[j] || want == want) {
 					t.Fatalf("sum of column %d is %v, want %v", j, l[j], want)
 				}
 			}
@@ -331,7 +457,7 @@ func BenchmarkGemm(b *testing.B) {
 		}{
 			{"peak", func() float64 { return s.FMA(1000) }},
 			{"scores", func() float64 { s.Gemm(keys, rows, dim, k, dim, 1, q, rows, st, rows, false); return flops }},
-			{"values", func() float64 { s.Gemm(rows, dim, keys, st, 1, rows, v, dim, o, dim, true); return flops }},
+			{"values", func() float64 { s.Gemm(dim, rows, keys, v, 1, dim, st, rows, o, rows, true); return flops }},
 		} {
 			b.Run(s.Name()+"/"+c.name, func(b *testing.B) {
 				var done float64
@@ -350,7 +476,7 @@ func BenchmarkExpSum(b *testing.B) {
 			const rows, n = 128, 32
 			x, m, l := make([]float32, rows*n), make([]float32, n), make([]float32, n)
 			for b.Loop() {
-				s.ExpSum(rows, n, x, n, m, l)
+				s.ExpSum(rows, n, x, n, 1, m, l)
 			}
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/(rows*n/16), "ns/16")
 		})

@@ -5,151 +5,274 @@
 package kernel
 
 //go:noescape
-func gemm6x16RowsAVX2(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+func cpuid(leaf, sub uint32) (a, b, c, d uint32)
 
 //go:noescape
-func gemm6x16ColsAVX2(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+func gemm6x16RowsAVX2(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
-func gemm4x16RowsAVX2(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+func gemm6x16ColsAVX2(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
-func gemm4x16ColsAVX2(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+func gemm4x16RowsAVX2(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
-func gemm2x16RowsAVX2(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+func gemm4x16ColsAVX2(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
-func gemm2x16ColsAVX2(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+func gemm2x16RowsAVX2(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
-func gemm1x16RowsAVX2(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+func gemm2x16ColsAVX2(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
-func gemm1x16ColsAVX2(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+func gemm1x16RowsAVX2(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
-func colMaxAVX2(rows int, x *float32, ld uintptr, n int, mx *float32)
+func gemm1x16ColsAVX2(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
-func expSumAVX2(rows int, x *float32, ld uintptr, n int, m, l *float32)
+func colMaxAVX2(rows int, x *float32, ld uintptr, n int, scale, slack float32, top, base *float32) (raised uint64)
+
+//go:noescape
+func expSumAVX2(rows int, x *float32, ld uintptr, n int, scale float32, m, l *float32)
+
+//go:noescape
+func maskAVX2(rows int, x *float32, ld uintptr, n int, pos *int32, first, far, near int32)
 
 //go:noescape
 func selectAVX2(rows int, x *float32, ld uintptr, n int, top *float32, theta float32, base int32, dst *int32) (kept int)
 
 //go:noescape
-func packAVX2(cols int, src *float32, lds uintptr, dst *float32, ldd uintptr, f float32)
+func transposeAVX2(cols int, src *float32, lds uintptr, dst *float32, ldd uintptr)
 
 //go:noescape
 func scaleAVX2(n int, dst, src *float32, f float32) (bad uint32)
 
 //go:noescape
+func scaleColsAVX2(rows int, x *float32, ld uintptr, n int, f *float32)
+
+//go:noescape
 func addAVX2(n int, dst, src *float32)
+
+//go:noescape
+func finiteAVX2(n int, x *float32) (bad uint32)
+
+//go:noescape
+func bf16AVX2(n int, dst *float32, src *uint16)
+
+//go:noescape
+func f16AVX2(n int, dst *float32, src *uint16)
 
 //go:noescape
 func fmaAVX2(rounds int)
 
 //go:noescape
-func gemm8x48RowsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+func gemm8x48RowsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
-func gemm8x48ColsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+func gemm8x48ColsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
-func gemm4x48RowsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+func gemm4x48RowsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
-func gemm4x48ColsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+func gemm4x48ColsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
-func gemm2x48RowsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+func gemm2x48RowsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
-func gemm2x48ColsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+func gemm2x48ColsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
-func gemm1x48RowsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+func gemm1x48RowsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
-func gemm1x48ColsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+func gemm1x48ColsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
-func gemm12x32RowsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+func gemm8x32RowsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
-func gemm12x32ColsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+func gemm8x32ColsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
-func gemm8x32RowsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+func gemm4x32RowsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
-func gemm8x32ColsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+func gemm4x32ColsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
-func gemm4x32RowsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+func gemm2x32RowsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
-func gemm4x32ColsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+func gemm2x32ColsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
-func gemm2x32RowsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+func gemm1x32RowsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
-func gemm2x32ColsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+func gemm1x32ColsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
-func gemm1x32RowsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+func gemm8x16RowsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
-func gemm1x32ColsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+func gemm8x16ColsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
-func gemm12x16RowsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+func gemm4x16RowsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
-func gemm12x16ColsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+func gemm4x16ColsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
-func gemm8x16RowsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+func gemm2x16RowsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
-func gemm8x16ColsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+func gemm2x16ColsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
-func gemm4x16RowsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+func gemm1x16RowsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
-func gemm4x16ColsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+func gemm1x16ColsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
-func gemm2x16RowsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+func colMaxAVX512(rows int, x *float32, ld uintptr, n int, scale, slack float32, top, base *float32) (raised uint64)
 
 //go:noescape
-func gemm2x16ColsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+func expSumAVX512(rows int, x *float32, ld uintptr, n int, scale float32, m, l *float32)
 
 //go:noescape
-func gemm1x16RowsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
-
-//go:noescape
-func gemm1x16ColsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
-
-//go:noescape
-func colMaxAVX512(rows int, x *float32, ld uintptr, n int, mx *float32)
-
-//go:noescape
-func expSumAVX512(rows int, x *float32, ld uintptr, n int, m, l *float32)
+func maskAVX512(rows int, x *float32, ld uintptr, n int, pos *int32, first, far, near int32)
 
 //go:noescape
 func selectAVX512(rows int, x *float32, ld uintptr, n int, top *float32, theta float32, base int32, dst *int32) (kept int)
 
 //go:noescape
-func packAVX512(cols int, src *float32, lds uintptr, dst *float32, ldd uintptr, f float32)
+func transposeAVX512(cols int, src *float32, lds uintptr, dst *float32, ldd uintptr)
 
 //go:noescape
 func scaleAVX512(n int, dst, src *float32, f float32) (bad uint32)
 
 //go:noescape
+func scaleColsAVX512(rows int, x *float32, ld uintptr, n int, f *float32)
+
+//go:noescape
 func addAVX512(n int, dst, src *float32)
 
 //go:noescape
+func finiteAVX512(n int, x *float32) (bad uint32)
+
+//go:noescape
+func bf16AVX512(n int, dst *float32, src *uint16)
+
+//go:noescape
+func f16AVX512(n int, dst *float32, src *uint16)
+
+//go:noescape
 func fmaAVX512(rounds int)
+
+//go:noescape
+func dot8x48RowsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func dot8x48ColsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func dot4x48RowsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func dot4x48ColsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func dot2x48RowsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func dot2x48ColsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func dot1x48RowsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func dot1x48ColsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func dot8x32RowsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func dot8x32ColsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func dot4x32RowsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func dot4x32ColsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func dot2x32RowsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func dot2x32ColsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func dot1x32RowsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func dot1x32ColsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func dot8x16RowsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func dot8x16ColsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func dot4x16RowsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func dot4x16ColsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func dot2x16RowsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func dot2x16ColsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func dot1x16RowsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func dot1x16ColsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func expPairsAVX512BF16(rows int, x *float32, ld uintptr, n int, scale float32, m, l *float32, dst *uint32, ldd uintptr)
+
+//go:noescape
+func pairAVX512BF16(n int, dst *uint32, even, odd *uint16) (bad uint32)
+
+//go:noescape
+func dotAVX512BF16(rounds int)
+
+//go:noescape
+func dot32x48RowsAMX(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func dot32x32RowsAMX(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func dot32x16RowsAMX(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func dot16x48RowsAMX(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func dot16x32RowsAMX(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func dot16x16RowsAMX(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func dotAMX(rounds int)

@@ -4,17 +4,31 @@
 
 #include "textflag.h"
 
-// func gemm6x16RowsAVX2(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
-TEXT ·gemm6x16RowsAVX2(SB), NOSPLIT, $0-57
-	MOVQ k+0(FP), AX
-	MOVQ a+8(FP), R8
-	MOVQ lda+16(FP), R9
-	MOVQ b+24(FP), R11
-	MOVQ ldb+32(FP), R12
-	MOVQ c+40(FP), R13
-	MOVQ ldc+48(FP), SI
-	MOVBLZX add+56(FP), DI
+// func cpuid(leaf, sub uint32) (a, b, c, d uint32)
+TEXT ·cpuid(SB), NOSPLIT, $0-24
+	MOVL leaf+0(FP), AX
+	MOVL sub+4(FP), CX
+	CPUID
+	MOVL AX, a+8(FP)
+	MOVL BX, b+12(FP)
+	MOVL CX, c+16(FP)
+	MOVL DX, d+20(FP)
+	RET
+
+// func gemm6x16RowsAVX2(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·gemm6x16RowsAVX2(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
 	LEAQ (R12)(R12*2), R10
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
 	LEAQ (R8)(R9*2), BX
 	ADDQ R9, BX
 	VXORPS Y0, Y0, Y0
@@ -31,6 +45,7 @@ TEXT ·gemm6x16RowsAVX2(SB), NOSPLIT, $0-57
 	VXORPS Y11, Y11, Y11
 	SUBQ $4, AX
 	JLT few
+	PCALIGN $64
 
 loop:
 	VMOVUPS 0(R11), Y12
@@ -151,8 +166,8 @@ one:
 	JNZ one
 
 done:
-	TESTL DI, DI
-	JZ store
+	CMPB add+64(FP), $0
+	JEQ store
 	VADDPS 0(R13), Y0, Y0
 	VMOVUPS Y0, 0(R13)
 	VADDPS 32(R13), Y1, Y1
@@ -182,6 +197,11 @@ done:
 	VMOVUPS Y10, 0(R13)
 	VADDPS 32(R13), Y11, Y11
 	VMOVUPS Y11, 32(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*4), R14
+	LEAQ (R14)(R9*2), R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
@@ -203,21 +223,29 @@ store:
 	ADDQ SI, R13
 	VMOVUPS Y10, 0(R13)
 	VMOVUPS Y11, 32(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*4), R14
+	LEAQ (R14)(R9*2), R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
-// func gemm6x16ColsAVX2(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
-TEXT ·gemm6x16ColsAVX2(SB), NOSPLIT, $0-57
-	MOVQ k+0(FP), AX
-	MOVQ a+8(FP), R8
-	MOVQ lda+16(FP), R9
-	MOVQ b+24(FP), R11
-	MOVQ ldb+32(FP), R12
-	MOVQ c+40(FP), R13
-	MOVQ ldc+48(FP), SI
-	MOVBLZX add+56(FP), DI
+// func gemm6x16ColsAVX2(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·gemm6x16ColsAVX2(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
 	LEAQ (R12)(R12*2), R10
 	LEAQ (R9)(R9*2), BX
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -232,6 +260,7 @@ TEXT ·gemm6x16ColsAVX2(SB), NOSPLIT, $0-57
 	VXORPS Y11, Y11, Y11
 	SUBQ $4, AX
 	JLT few
+	PCALIGN $64
 
 loop:
 	VMOVUPS 0(R11), Y12
@@ -350,8 +379,8 @@ one:
 	JNZ one
 
 done:
-	TESTL DI, DI
-	JZ store
+	CMPB add+64(FP), $0
+	JEQ store
 	VADDPS 0(R13), Y0, Y0
 	VMOVUPS Y0, 0(R13)
 	VADDPS 32(R13), Y1, Y1
@@ -381,6 +410,10 @@ done:
 	VMOVUPS Y10, 0(R13)
 	VADDPS 32(R13), Y11, Y11
 	VMOVUPS Y11, 32(R13)
+	ADDQ SI, R13
+	ADDQ $24, R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
@@ -402,20 +435,27 @@ store:
 	ADDQ SI, R13
 	VMOVUPS Y10, 0(R13)
 	VMOVUPS Y11, 32(R13)
+	ADDQ SI, R13
+	ADDQ $24, R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
-// func gemm4x16RowsAVX2(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
-TEXT ·gemm4x16RowsAVX2(SB), NOSPLIT, $0-57
-	MOVQ k+0(FP), AX
-	MOVQ a+8(FP), R8
-	MOVQ lda+16(FP), R9
-	MOVQ b+24(FP), R11
-	MOVQ ldb+32(FP), R12
-	MOVQ c+40(FP), R13
-	MOVQ ldc+48(FP), SI
-	MOVBLZX add+56(FP), DI
+// func gemm4x16RowsAVX2(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·gemm4x16RowsAVX2(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
 	LEAQ (R12)(R12*2), R10
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
 	LEAQ (R8)(R9*2), BX
 	ADDQ R9, BX
 	VXORPS Y0, Y0, Y0
@@ -428,6 +468,7 @@ TEXT ·gemm4x16RowsAVX2(SB), NOSPLIT, $0-57
 	VXORPS Y7, Y7, Y7
 	SUBQ $4, AX
 	JLT few
+	PCALIGN $64
 
 loop:
 	VMOVUPS 0(R11), Y8
@@ -518,8 +559,8 @@ one:
 	JNZ one
 
 done:
-	TESTL DI, DI
-	JZ store
+	CMPB add+64(FP), $0
+	JEQ store
 	VADDPS 0(R13), Y0, Y0
 	VMOVUPS Y0, 0(R13)
 	VADDPS 32(R13), Y1, Y1
@@ -539,6 +580,10 @@ done:
 	VMOVUPS Y6, 0(R13)
 	VADDPS 32(R13), Y7, Y7
 	VMOVUPS Y7, 32(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*4), R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
@@ -554,21 +599,28 @@ store:
 	ADDQ SI, R13
 	VMOVUPS Y6, 0(R13)
 	VMOVUPS Y7, 32(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*4), R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
-// func gemm4x16ColsAVX2(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
-TEXT ·gemm4x16ColsAVX2(SB), NOSPLIT, $0-57
-	MOVQ k+0(FP), AX
-	MOVQ a+8(FP), R8
-	MOVQ lda+16(FP), R9
-	MOVQ b+24(FP), R11
-	MOVQ ldb+32(FP), R12
-	MOVQ c+40(FP), R13
-	MOVQ ldc+48(FP), SI
-	MOVBLZX add+56(FP), DI
+// func gemm4x16ColsAVX2(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·gemm4x16ColsAVX2(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
 	LEAQ (R12)(R12*2), R10
 	LEAQ (R9)(R9*2), BX
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -579,6 +631,7 @@ TEXT ·gemm4x16ColsAVX2(SB), NOSPLIT, $0-57
 	VXORPS Y7, Y7, Y7
 	SUBQ $4, AX
 	JLT few
+	PCALIGN $64
 
 loop:
 	VMOVUPS 0(R11), Y8
@@ -667,8 +720,8 @@ one:
 	JNZ one
 
 done:
-	TESTL DI, DI
-	JZ store
+	CMPB add+64(FP), $0
+	JEQ store
 	VADDPS 0(R13), Y0, Y0
 	VMOVUPS Y0, 0(R13)
 	VADDPS 32(R13), Y1, Y1
@@ -688,6 +741,10 @@ done:
 	VMOVUPS Y6, 0(R13)
 	VADDPS 32(R13), Y7, Y7
 	VMOVUPS Y7, 32(R13)
+	ADDQ SI, R13
+	ADDQ $16, R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
@@ -703,26 +760,34 @@ store:
 	ADDQ SI, R13
 	VMOVUPS Y6, 0(R13)
 	VMOVUPS Y7, 32(R13)
+	ADDQ SI, R13
+	ADDQ $16, R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
-// func gemm2x16RowsAVX2(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
-TEXT ·gemm2x16RowsAVX2(SB), NOSPLIT, $0-57
-	MOVQ k+0(FP), AX
-	MOVQ a+8(FP), R8
-	MOVQ lda+16(FP), R9
-	MOVQ b+24(FP), R11
-	MOVQ ldb+32(FP), R12
-	MOVQ c+40(FP), R13
-	MOVQ ldc+48(FP), SI
-	MOVBLZX add+56(FP), DI
+// func gemm2x16RowsAVX2(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·gemm2x16RowsAVX2(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
 	LEAQ (R12)(R12*2), R10
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
 	SUBQ $4, AX
 	JLT few
+	PCALIGN $64
 
 loop:
 	VMOVUPS 0(R11), Y4
@@ -781,8 +846,8 @@ one:
 	JNZ one
 
 done:
-	TESTL DI, DI
-	JZ store
+	CMPB add+64(FP), $0
+	JEQ store
 	VADDPS 0(R13), Y0, Y0
 	VMOVUPS Y0, 0(R13)
 	VADDPS 32(R13), Y1, Y1
@@ -792,6 +857,10 @@ done:
 	VMOVUPS Y2, 0(R13)
 	VADDPS 32(R13), Y3, Y3
 	VMOVUPS Y3, 32(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*2), R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
@@ -801,27 +870,35 @@ store:
 	ADDQ SI, R13
 	VMOVUPS Y2, 0(R13)
 	VMOVUPS Y3, 32(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*2), R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
-// func gemm2x16ColsAVX2(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
-TEXT ·gemm2x16ColsAVX2(SB), NOSPLIT, $0-57
-	MOVQ k+0(FP), AX
-	MOVQ a+8(FP), R8
-	MOVQ lda+16(FP), R9
-	MOVQ b+24(FP), R11
-	MOVQ ldb+32(FP), R12
-	MOVQ c+40(FP), R13
-	MOVQ ldc+48(FP), SI
-	MOVBLZX add+56(FP), DI
+// func gemm2x16ColsAVX2(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·gemm2x16ColsAVX2(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
 	LEAQ (R12)(R12*2), R10
 	LEAQ (R9)(R9*2), BX
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
 	VXORPS Y3, Y3, Y3
 	SUBQ $4, AX
 	JLT few
+	PCALIGN $64
 
 loop:
 	VMOVUPS 0(R11), Y4
@@ -880,8 +957,8 @@ one:
 	JNZ one
 
 done:
-	TESTL DI, DI
-	JZ store
+	CMPB add+64(FP), $0
+	JEQ store
 	VADDPS 0(R13), Y0, Y0
 	VMOVUPS Y0, 0(R13)
 	VADDPS 32(R13), Y1, Y1
@@ -891,6 +968,10 @@ done:
 	VMOVUPS Y2, 0(R13)
 	VADDPS 32(R13), Y3, Y3
 	VMOVUPS Y3, 32(R13)
+	ADDQ SI, R13
+	ADDQ $8, R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
@@ -900,24 +981,32 @@ store:
 	ADDQ SI, R13
 	VMOVUPS Y2, 0(R13)
 	VMOVUPS Y3, 32(R13)
+	ADDQ SI, R13
+	ADDQ $8, R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
-// func gemm1x16RowsAVX2(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
-TEXT ·gemm1x16RowsAVX2(SB), NOSPLIT, $0-57
-	MOVQ k+0(FP), AX
-	MOVQ a+8(FP), R8
-	MOVQ lda+16(FP), R9
-	MOVQ b+24(FP), R11
-	MOVQ ldb+32(FP), R12
-	MOVQ c+40(FP), R13
-	MOVQ ldc+48(FP), SI
-	MOVBLZX add+56(FP), DI
+// func gemm1x16RowsAVX2(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·gemm1x16RowsAVX2(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
 	LEAQ (R12)(R12*2), R10
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	SUBQ $4, AX
 	JLT few
+	PCALIGN $64
 
 loop:
 	VMOVUPS 0(R11), Y2
@@ -961,37 +1050,49 @@ one:
 	JNZ one
 
 done:
-	TESTL DI, DI
-	JZ store
+	CMPB add+64(FP), $0
+	JEQ store
 	VADDPS 0(R13), Y0, Y0
 	VMOVUPS Y0, 0(R13)
 	VADDPS 32(R13), Y1, Y1
 	VMOVUPS Y1, 32(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*1), R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
 store:
 	VMOVUPS Y0, 0(R13)
 	VMOVUPS Y1, 32(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*1), R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
-// func gemm1x16ColsAVX2(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
-TEXT ·gemm1x16ColsAVX2(SB), NOSPLIT, $0-57
-	MOVQ k+0(FP), AX
-	MOVQ a+8(FP), R8
-	MOVQ lda+16(FP), R9
-	MOVQ b+24(FP), R11
-	MOVQ ldb+32(FP), R12
-	MOVQ c+40(FP), R13
-	MOVQ ldc+48(FP), SI
-	MOVBLZX add+56(FP), DI
+// func gemm1x16ColsAVX2(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·gemm1x16ColsAVX2(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
 	LEAQ (R12)(R12*2), R10
 	LEAQ (R9)(R9*2), BX
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	SUBQ $4, AX
 	JLT few
+	PCALIGN $64
 
 loop:
 	VMOVUPS 0(R11), Y2
@@ -1035,24 +1136,38 @@ one:
 	JNZ one
 
 done:
-	TESTL DI, DI
-	JZ store
+	CMPB add+64(FP), $0
+	JEQ store
 	VADDPS 0(R13), Y0, Y0
 	VMOVUPS Y0, 0(R13)
 	VADDPS 32(R13), Y1, Y1
 	VMOVUPS Y1, 32(R13)
+	ADDQ SI, R13
+	ADDQ $4, R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
 store:
 	VMOVUPS Y0, 0(R13)
 	VMOVUPS Y1, 32(R13)
+	ADDQ SI, R13
+	ADDQ $4, R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
-// func colMaxAVX2(rows int, x *float32, ld uintptr, n int, mx *float32)
-TEXT ·colMaxAVX2(SB), NOSPLIT, $0-40
-	MOVQ mx+32(FP), DX
+// func colMaxAVX2(rows int, x *float32, ld uintptr, n int, scale, slack float32, top, base *float32) (raised uint64)
+TEXT ·colMaxAVX2(SB), NOSPLIT, $0-64
+	MOVQ top+40(FP), DX
+	MOVQ base+48(FP), BX
+	XORL R10, R10
+	XORL R12, R12
+	VBROADCASTSS scale+32(FP), Y12
+	VBROADCASTSS slack+36(FP), Y13
+	VBROADCASTSS ·maxFloat+0(SB), Y14
 	MOVQ rows+0(FP), AX
 	MOVQ x+8(FP), DI
 	MOVQ ld+16(FP), R8
@@ -1061,14 +1176,14 @@ TEXT ·colMaxAVX2(SB), NOSPLIT, $0-40
 next:
 	MOVQ DI, SI
 	MOVQ AX, R9
-	VMOVUPS 0(DX), Y0
-	VMOVAPS Y0, Y2
-	VMOVAPS Y0, Y4
-	VMOVAPS Y0, Y6
-	VMOVUPS 32(DX), Y1
-	VMOVAPS Y1, Y3
-	VMOVAPS Y1, Y5
-	VMOVAPS Y1, Y7
+	VBROADCASTSS ·negInf+0(SB), Y0
+	VBROADCASTSS ·negInf+0(SB), Y1
+	VBROADCASTSS ·negInf+0(SB), Y2
+	VBROADCASTSS ·negInf+0(SB), Y3
+	VBROADCASTSS ·negInf+0(SB), Y4
+	VBROADCASTSS ·negInf+0(SB), Y5
+	VBROADCASTSS ·negInf+0(SB), Y6
+	VBROADCASTSS ·negInf+0(SB), Y7
 	SUBQ $4, R9
 	JLT few
 
@@ -1113,30 +1228,57 @@ done:
 	VMAXPS Y2, Y0, Y0
 	VMAXPS Y4, Y0, Y0
 	VMAXPS Y6, Y0, Y0
-	VMOVUPS Y0, 0(DX)
+	VMULPS Y12, Y0, Y0
+	VMOVUPS 0(DX), Y2
+	VMAXPS Y2, Y0, Y2
+	VMOVUPS Y2, 0(DX)
+	VADDPS 0(BX), Y13, Y4
+	VMINPS Y4, Y14, Y4
+	VCMPPS $6, Y4, Y2, Y4
+	VMOVMSKPS Y4, R11
+	XCHGQ CX, R12
+	SHLQ CX, R11
+	ORQ R11, R10
+	ADDQ $8, CX
+	XCHGQ CX, R12
 	VMAXPS Y3, Y1, Y1
 	VMAXPS Y5, Y1, Y1
 	VMAXPS Y7, Y1, Y1
-	VMOVUPS Y1, 32(DX)
+	VMULPS Y12, Y1, Y1
+	VMOVUPS 32(DX), Y3
+	VMAXPS Y3, Y1, Y3
+	VMOVUPS Y3, 32(DX)
+	VADDPS 32(BX), Y13, Y5
+	VMINPS Y5, Y14, Y5
+	VCMPPS $6, Y5, Y3, Y5
+	VMOVMSKPS Y5, R11
+	XCHGQ CX, R12
+	SHLQ CX, R11
+	ORQ R11, R10
+	ADDQ $8, CX
+	XCHGQ CX, R12
 	ADDQ $64, DX
+	ADDQ $64, BX
 	ADDQ $64, DI
 	SUBQ $16, CX
 	JNZ next
+	MOVQ R10, raised+56(FP)
 	VZEROUPPER
 	RET
 
-// func expSumAVX2(rows int, x *float32, ld uintptr, n int, m, l *float32)
-TEXT ·expSumAVX2(SB), NOSPLIT, $0-48
-	MOVQ m+32(FP), DX
-	MOVQ l+40(FP), BX
-	VBROADCASTSS ·expCoef+0(SB), Y8
-	VBROADCASTSS ·expCoef+4(SB), Y9
-	VBROADCASTSS ·expCoef+8(SB), Y10
-	VBROADCASTSS ·expCoef+12(SB), Y11
-	VBROADCASTSS ·expCoef+16(SB), Y12
-	VBROADCASTSS ·expCoef+20(SB), Y13
-	VBROADCASTSS ·expCoef+24(SB), Y14
+// func expSumAVX2(rows int, x *float32, ld uintptr, n int, scale float32, m, l *float32)
+TEXT ·expSumAVX2(SB), NOSPLIT, $0-56
+	MOVQ m+40(FP), DX
+	MOVQ l+48(FP), BX
+	VBROADCASTSS ·expCoef+0(SB), Y7
+	VBROADCASTSS ·expCoef+4(SB), Y8
+	VBROADCASTSS ·expCoef+8(SB), Y9
+	VBROADCASTSS ·expCoef+12(SB), Y10
+	VBROADCASTSS ·expCoef+16(SB), Y11
+	VBROADCASTSS ·expCoef+20(SB), Y12
+	VBROADCASTSS ·expCoef+24(SB), Y13
 	VBROADCASTSS ·expLow+0(SB), Y15
+	VBROADCASTSS scale+32(FP), Y14
 	MOVQ rows+0(FP), AX
 	MOVQ x+8(FP), DI
 	MOVQ ld+16(FP), R8
@@ -1146,43 +1288,45 @@ next:
 	MOVQ DI, SI
 	MOVQ AX, R9
 	VMOVUPS 0(DX), Y0
-	VMOVUPS 0(BX), Y2
+	VXORPS Y2, Y2, Y2
 	VMOVUPS 32(DX), Y1
-	VMOVUPS 32(BX), Y3
+	VXORPS Y3, Y3, Y3
 
 row:
 	VMOVUPS 0(SI), Y4
-	VSUBPS Y0, Y4, Y4
-	VROUNDPS $9, Y4, Y7
-	VSUBPS Y7, Y4, Y5
-	VMOVAPS Y8, Y6
+	VFMSUB213PS Y0, Y14, Y4
+	VROUNDPS $9, Y4, Y5
+	VSUBPS Y5, Y4, Y5
+	VMOVAPS Y7, Y6
+	VFMADD213PS Y8, Y5, Y6
 	VFMADD213PS Y9, Y5, Y6
 	VFMADD213PS Y10, Y5, Y6
 	VFMADD213PS Y11, Y5, Y6
 	VFMADD213PS Y12, Y5, Y6
 	VFMADD213PS Y13, Y5, Y6
-	VFMADD213PS Y14, Y5, Y6
-	VCVTPS2DQ Y7, Y7
-	VPSLLD $23, Y7, Y7
-	VPADDD Y7, Y6, Y6
+	VSUBPS Y5, Y4, Y5
+	VCVTPS2DQ Y5, Y5
+	VPSLLD $23, Y5, Y5
+	VPADDD Y5, Y6, Y6
 	VCMPPS $5, Y15, Y4, Y4
 	VANDPS Y4, Y6, Y6
 	VMOVUPS Y6, 0(SI)
 	VADDPS Y6, Y2, Y2
 	VMOVUPS 32(SI), Y4
-	VSUBPS Y1, Y4, Y4
-	VROUNDPS $9, Y4, Y7
-	VSUBPS Y7, Y4, Y5
-	VMOVAPS Y8, Y6
+	VFMSUB213PS Y1, Y14, Y4
+	VROUNDPS $9, Y4, Y5
+	VSUBPS Y5, Y4, Y5
+	VMOVAPS Y7, Y6
+	VFMADD213PS Y8, Y5, Y6
 	VFMADD213PS Y9, Y5, Y6
 	VFMADD213PS Y10, Y5, Y6
 	VFMADD213PS Y11, Y5, Y6
 	VFMADD213PS Y12, Y5, Y6
 	VFMADD213PS Y13, Y5, Y6
-	VFMADD213PS Y14, Y5, Y6
-	VCVTPS2DQ Y7, Y7
-	VPSLLD $23, Y7, Y7
-	VPADDD Y7, Y6, Y6
+	VSUBPS Y5, Y4, Y5
+	VCVTPS2DQ Y5, Y5
+	VPSLLD $23, Y5, Y5
+	VPADDD Y5, Y6, Y6
 	VCMPPS $5, Y15, Y4, Y4
 	VANDPS Y4, Y6, Y6
 	VMOVUPS Y6, 32(SI)
@@ -1190,10 +1334,55 @@ row:
 	ADDQ R8, SI
 	DECQ R9
 	JNZ row
+	VADDPS 0(BX), Y2, Y2
 	VMOVUPS Y2, 0(BX)
+	VADDPS 32(BX), Y3, Y3
 	VMOVUPS Y3, 32(BX)
 	ADDQ $64, DX
 	ADDQ $64, BX
+	ADDQ $64, DI
+	SUBQ $16, CX
+	JNZ next
+	VZEROUPPER
+	RET
+
+// func maskAVX2(rows int, x *float32, ld uintptr, n int, pos *int32, first, far, near int32)
+TEXT ·maskAVX2(SB), NOSPLIT, $0-52
+	MOVQ pos+32(FP), DX
+	VPBROADCASTD ·iota16+4(SB), Y0
+	VBROADCASTSS ·negInf+0(SB), Y2
+	MOVQ rows+0(FP), AX
+	MOVQ x+8(FP), DI
+	MOVQ ld+16(FP), R8
+	MOVQ n+24(FP), CX
+
+next:
+	MOVQ DI, SI
+	MOVQ AX, R9
+	VBROADCASTSS far+44(FP), Y8
+	VBROADCASTSS near+48(FP), Y9
+	VBROADCASTSS first+40(FP), Y1
+	VMOVDQU 0(DX), Y3
+	VPSUBD Y8, Y3, Y4
+	VPSUBD Y9, Y3, Y6
+	VMOVDQU 32(DX), Y3
+	VPSUBD Y8, Y3, Y5
+	VPSUBD Y9, Y3, Y7
+
+row:
+	VPCMPGTD Y1, Y4, Y3
+	VPCMPGTD Y6, Y1, Y10
+	VPOR Y3, Y10, Y3
+	VMASKMOVPS Y2, Y3, 0(SI)
+	VPCMPGTD Y1, Y5, Y3
+	VPCMPGTD Y7, Y1, Y10
+	VPOR Y3, Y10, Y3
+	VMASKMOVPS Y2, Y3, 32(SI)
+	VPADDD Y0, Y1, Y1
+	ADDQ R8, SI
+	DECQ R9
+	JNZ row
+	ADDQ $64, DX
 	ADDQ $64, DI
 	SUBQ $16, CX
 	JNZ next
@@ -1249,35 +1438,156 @@ columns:
 	VZEROUPPER
 	RET
 
-// func packAVX2(cols int, src *float32, lds uintptr, dst *float32, ldd uintptr, f float32)
-TEXT ·packAVX2(SB), NOSPLIT, $0-44
+// func transposeAVX2(cols int, src *float32, lds uintptr, dst *float32, ldd uintptr)
+TEXT ·transposeAVX2(SB), NOSPLIT, $0-40
 	MOVQ cols+0(FP), AX
 	MOVQ src+8(FP), SI
 	MOVQ lds+16(FP), R8
 	MOVQ dst+24(FP), DI
 	MOVQ ldd+32(FP), R9
-	VBROADCASTSS f+40(FP), Y1
-	MOVQ R8, X2
-	VPBROADCASTD X2, Y0
-	VPMULLD ·iota16+0(SB), Y0, Y0
-	LEAQ (SI)(R8*8), BX
+	SUBQ $8, AX
+	JLT few
 
-loop:
-	VXORPS Y4, Y4, Y4
-	VPCMPEQD Y5, Y5, Y5
-	VGATHERDPS Y5, (SI)(Y0*1), Y4
-	VMULPS Y1, Y4, Y4
-	VMOVUPS Y4, 0(DI)
+square:
+	MOVQ SI, BX
+	VMOVUPS (BX), Y0
+	ADDQ R8, BX
+	VMOVUPS (BX), Y1
+	ADDQ R8, BX
+	VMOVUPS (BX), Y2
+	ADDQ R8, BX
+	VMOVUPS (BX), Y3
+	ADDQ R8, BX
+	VMOVUPS (BX), Y4
+	ADDQ R8, BX
+	VMOVUPS (BX), Y5
+	ADDQ R8, BX
+	VMOVUPS (BX), Y6
+	ADDQ R8, BX
+	VMOVUPS (BX), Y7
+	VUNPCKLPS Y1, Y0, Y8
+	VUNPCKHPS Y1, Y0, Y1
+	VUNPCKLPS Y3, Y2, Y0
+	VUNPCKHPS Y3, Y2, Y3
+	VUNPCKLPS Y5, Y4, Y2
+	VUNPCKHPS Y5, Y4, Y5
+	VUNPCKLPS Y7, Y6, Y4
+	VUNPCKHPS Y7, Y6, Y7
+	VUNPCKLPD Y0, Y8, Y6
+	VUNPCKHPD Y0, Y8, Y0
+	VUNPCKLPD Y3, Y1, Y8
+	VUNPCKHPD Y3, Y1, Y3
+	VUNPCKLPD Y4, Y2, Y1
+	VUNPCKHPD Y4, Y2, Y4
+	VUNPCKLPD Y7, Y5, Y2
+	VUNPCKHPD Y7, Y5, Y7
+	VPERM2F128 $0x20, Y1, Y6, Y5
+	VPERM2F128 $0x31, Y1, Y6, Y1
+	VPERM2F128 $0x20, Y2, Y8, Y6
+	VPERM2F128 $0x31, Y2, Y8, Y2
+	VPERM2F128 $0x20, Y4, Y0, Y8
+	VPERM2F128 $0x31, Y4, Y0, Y4
+	VPERM2F128 $0x20, Y7, Y3, Y0
+	VPERM2F128 $0x31, Y7, Y3, Y7
+	MOVQ DI, BX
+	VMOVUPS Y5, 0(BX)
+	ADDQ R9, BX
+	VMOVUPS Y8, 0(BX)
+	ADDQ R9, BX
+	VMOVUPS Y6, 0(BX)
+	ADDQ R9, BX
+	VMOVUPS Y0, 0(BX)
+	ADDQ R9, BX
+	VMOVUPS Y1, 0(BX)
+	ADDQ R9, BX
+	VMOVUPS Y4, 0(BX)
+	ADDQ R9, BX
+	VMOVUPS Y2, 0(BX)
+	ADDQ R9, BX
+	VMOVUPS Y7, 0(BX)
+	MOVQ SI, BX
+	LEAQ (SI)(R8*8), BX
+	VMOVUPS (BX), Y0
+	ADDQ R8, BX
+	VMOVUPS (BX), Y1
+	ADDQ R8, BX
+	VMOVUPS (BX), Y2
+	ADDQ R8, BX
+	VMOVUPS (BX), Y3
+	ADDQ R8, BX
+	VMOVUPS (BX), Y4
+	ADDQ R8, BX
+	VMOVUPS (BX), Y5
+	ADDQ R8, BX
+	VMOVUPS (BX), Y6
+	ADDQ R8, BX
+	VMOVUPS (BX), Y7
+	VUNPCKLPS Y1, Y0, Y8
+	VUNPCKHPS Y1, Y0, Y1
+	VUNPCKLPS Y3, Y2, Y0
+	VUNPCKHPS Y3, Y2, Y3
+	VUNPCKLPS Y5, Y4, Y2
+	VUNPCKHPS Y5, Y4, Y5
+	VUNPCKLPS Y7, Y6, Y4
+	VUNPCKHPS Y7, Y6, Y7
+	VUNPCKLPD Y0, Y8, Y6
+	VUNPCKHPD Y0, Y8, Y0
+	VUNPCKLPD Y3, Y1, Y8
+	VUNPCKHPD Y3, Y1, Y3
+	VUNPCKLPD Y4, Y2, Y1
+	VUNPCKHPD Y4, Y2, Y4
+	VUNPCKLPD Y7, Y5, Y2
+	VUNPCKHPD Y7, Y5, Y7
+	VPERM2F128 $0x20, Y1, Y6, Y5
+	VPERM2F128 $0x31, Y1, Y6, Y1
+	VPERM2F128 $0x20, Y2, Y8, Y6
+	VPERM2F128 $0x31, Y2, Y8, Y2
+	VPERM2F128 $0x20, Y4, Y0, Y8
+	VPERM2F128 $0x31, Y4, Y0, Y4
+	VPERM2F128 $0x20, Y7, Y3, Y0
+	VPERM2F128 $0x31, Y7, Y3, Y7
+	MOVQ DI, BX
+	VMOVUPS Y5, 32(BX)
+	ADDQ R9, BX
+	VMOVUPS Y8, 32(BX)
+	ADDQ R9, BX
+	VMOVUPS Y6, 32(BX)
+	ADDQ R9, BX
+	VMOVUPS Y0, 32(BX)
+	ADDQ R9, BX
+	VMOVUPS Y1, 32(BX)
+	ADDQ R9, BX
+	VMOVUPS Y4, 32(BX)
+	ADDQ R9, BX
+	VMOVUPS Y2, 32(BX)
+	ADDQ R9, BX
+	VMOVUPS Y7, 32(BX)
+	ADDQ $32, SI
+	LEAQ (DI)(R9*8), DI
+	SUBQ $8, AX
+	JGE square
+
+few:
+	ADDQ $8, AX
+	JZ done
+
+one:
+	MOVQ SI, BX
+	XORL CX, CX
+
+element:
+	MOVL (BX), DX
+	MOVL DX, (DI)(CX*4)
+	ADDQ R8, BX
+	INCQ CX
+	CMPQ CX, $16
+	JLT element
 	ADDQ $4, SI
-	VXORPS Y6, Y6, Y6
-	VPCMPEQD Y7, Y7, Y7
-	VGATHERDPS Y7, (BX)(Y0*1), Y6
-	VMULPS Y1, Y6, Y6
-	VMOVUPS Y6, 32(DI)
-	ADDQ $4, BX
 	ADDQ R9, DI
 	DECQ AX
-	JNZ loop
+	JNZ one
+
+done:
 	VZEROUPPER
 	RET
 
@@ -1313,6 +1623,35 @@ loop:
 	VZEROUPPER
 	RET
 
+// func scaleColsAVX2(rows int, x *float32, ld uintptr, n int, f *float32)
+TEXT ·scaleColsAVX2(SB), NOSPLIT, $0-40
+	MOVQ f+32(FP), DX
+	MOVQ rows+0(FP), AX
+	MOVQ x+8(FP), DI
+	MOVQ ld+16(FP), R8
+	MOVQ n+24(FP), CX
+
+next:
+	MOVQ DI, SI
+	MOVQ AX, R9
+	VMOVUPS 0(DX), Y0
+	VMOVUPS 32(DX), Y1
+
+row:
+	VMULPS 0(SI), Y0, Y2
+	VMOVUPS Y2, 0(SI)
+	VMULPS 32(SI), Y1, Y3
+	VMOVUPS Y3, 32(SI)
+	ADDQ R8, SI
+	DECQ R9
+	JNZ row
+	ADDQ $64, DX
+	ADDQ $64, DI
+	SUBQ $16, CX
+	JNZ next
+	VZEROUPPER
+	RET
+
 // func addAVX2(n int, dst, src *float32)
 TEXT ·addAVX2(SB), NOSPLIT, $0-24
 	MOVQ n+0(FP), AX
@@ -1327,6 +1666,69 @@ loop:
 	VADDPS 32(DI), Y1, Y1
 	VMOVUPS Y1, 32(DI)
 	ADDQ $64, SI
+	ADDQ $64, DI
+	SUBQ $16, AX
+	JNZ loop
+	VZEROUPPER
+	RET
+
+// func finiteAVX2(n int, x *float32) (bad uint32)
+TEXT ·finiteAVX2(SB), NOSPLIT, $0-20
+	MOVQ n+0(FP), AX
+	MOVQ x+8(FP), SI
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+
+loop:
+	VFMADD231PS 0(SI), Y1, Y2
+	VFMADD231PS 32(SI), Y1, Y3
+	ADDQ $64, SI
+	SUBQ $16, AX
+	JNZ loop
+	XORL AX, AX
+	VCMPPS $3, Y2, Y2, Y2
+	VMOVMSKPS Y2, BX
+	ORL BX, AX
+	VCMPPS $3, Y3, Y3, Y3
+	VMOVMSKPS Y3, BX
+	ORL BX, AX
+	MOVL AX, bad+16(FP)
+	VZEROUPPER
+	RET
+
+// func bf16AVX2(n int, dst *float32, src *uint16)
+TEXT ·bf16AVX2(SB), NOSPLIT, $0-24
+	MOVQ n+0(FP), AX
+	MOVQ dst+8(FP), DI
+	MOVQ src+16(FP), SI
+
+loop:
+	VPMOVZXWD 0(SI), Y0
+	VPSLLD $16, Y0, Y0
+	VMOVUPS Y0, 0(DI)
+	VPMOVZXWD 16(SI), Y1
+	VPSLLD $16, Y1, Y1
+	VMOVUPS Y1, 32(DI)
+	ADDQ $32, SI
+	ADDQ $64, DI
+	SUBQ $16, AX
+	JNZ loop
+	VZEROUPPER
+	RET
+
+// func f16AVX2(n int, dst *float32, src *uint16)
+TEXT ·f16AVX2(SB), NOSPLIT, $0-24
+	MOVQ n+0(FP), AX
+	MOVQ dst+8(FP), DI
+	MOVQ src+16(FP), SI
+
+loop:
+	VCVTPH2PS 0(SI), Y0
+	VMOVUPS Y0, 0(DI)
+	VCVTPH2PS 16(SI), Y1
+	VMOVUPS Y1, 32(DI)
+	ADDQ $32, SI
 	ADDQ $64, DI
 	SUBQ $16, AX
 	JNZ loop
@@ -1404,17 +1806,20 @@ loop:
 	VZEROUPPER
 	RET
 
-// func gemm8x48RowsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
-TEXT ·gemm8x48RowsAVX512(SB), NOSPLIT, $0-57
-	MOVQ k+0(FP), AX
-	MOVQ a+8(FP), R8
-	MOVQ lda+16(FP), R9
-	MOVQ b+24(FP), R11
-	MOVQ ldb+32(FP), R12
-	MOVQ c+40(FP), R13
-	MOVQ ldc+48(FP), SI
-	MOVBLZX add+56(FP), DI
+// func gemm8x48RowsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·gemm8x48RowsAVX512(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
 	LEAQ (R12)(R12*2), R10
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
 	LEAQ (R8)(R9*2), BX
 	ADDQ R9, BX
 	LEAQ (BX)(R9*2), CX
@@ -1445,6 +1850,7 @@ TEXT ·gemm8x48RowsAVX512(SB), NOSPLIT, $0-57
 	VXORPS Z23, Z23, Z23
 	SUBQ $4, AX
 	JLT few
+	PCALIGN $64
 
 loop:
 	VMOVUPS 0(R11), Z24
@@ -1642,8 +2048,8 @@ one:
 	JNZ one
 
 done:
-	TESTL DI, DI
-	JZ store
+	CMPB add+64(FP), $0
+	JEQ store
 	VADDPS 0(R13), Z0, Z0
 	VMOVUPS Z0, 0(R13)
 	VADDPS 64(R13), Z1, Z1
@@ -1699,6 +2105,10 @@ done:
 	VMOVUPS Z22, 64(R13)
 	VADDPS 128(R13), Z23, Z23
 	VMOVUPS Z23, 128(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*8), R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
@@ -1734,21 +2144,28 @@ store:
 	VMOVUPS Z21, 0(R13)
 	VMOVUPS Z22, 64(R13)
 	VMOVUPS Z23, 128(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*8), R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
-// func gemm8x48ColsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
-TEXT ·gemm8x48ColsAVX512(SB), NOSPLIT, $0-57
-	MOVQ k+0(FP), AX
-	MOVQ a+8(FP), R8
-	MOVQ lda+16(FP), R9
-	MOVQ b+24(FP), R11
-	MOVQ ldb+32(FP), R12
-	MOVQ c+40(FP), R13
-	MOVQ ldc+48(FP), SI
-	MOVBLZX add+56(FP), DI
+// func gemm8x48ColsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·gemm8x48ColsAVX512(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
 	LEAQ (R12)(R12*2), R10
 	LEAQ (R9)(R9*2), BX
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -1775,6 +2192,7 @@ TEXT ·gemm8x48ColsAVX512(SB), NOSPLIT, $0-57
 	VXORPS Z23, Z23, Z23
 	SUBQ $4, AX
 	JLT few
+	PCALIGN $64
 
 loop:
 	VMOVUPS 0(R11), Z24
@@ -1968,8 +2386,8 @@ one:
 	JNZ one
 
 done:
-	TESTL DI, DI
-	JZ store
+	CMPB add+64(FP), $0
+	JEQ store
 	VADDPS 0(R13), Z0, Z0
 	VMOVUPS Z0, 0(R13)
 	VADDPS 64(R13), Z1, Z1
@@ -2025,6 +2443,10 @@ done:
 	VMOVUPS Z22, 64(R13)
 	VADDPS 128(R13), Z23, Z23
 	VMOVUPS Z23, 128(R13)
+	ADDQ SI, R13
+	ADDQ $32, R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
@@ -2060,20 +2482,27 @@ store:
 	VMOVUPS Z21, 0(R13)
 	VMOVUPS Z22, 64(R13)
 	VMOVUPS Z23, 128(R13)
+	ADDQ SI, R13
+	ADDQ $32, R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
-// func gemm4x48RowsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
-TEXT ·gemm4x48RowsAVX512(SB), NOSPLIT, $0-57
-	MOVQ k+0(FP), AX
-	MOVQ a+8(FP), R8
-	MOVQ lda+16(FP), R9
-	MOVQ b+24(FP), R11
-	MOVQ ldb+32(FP), R12
-	MOVQ c+40(FP), R13
-	MOVQ ldc+48(FP), SI
-	MOVBLZX add+56(FP), DI
+// func gemm4x48RowsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·gemm4x48RowsAVX512(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
 	LEAQ (R12)(R12*2), R10
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
 	LEAQ (R8)(R9*2), BX
 	ADDQ R9, BX
 	VXORPS Z0, Z0, Z0
@@ -2090,6 +2519,7 @@ TEXT ·gemm4x48RowsAVX512(SB), NOSPLIT, $0-57
 	VXORPS Z11, Z11, Z11
 	SUBQ $4, AX
 	JLT few
+	PCALIGN $64
 
 loop:
 	VMOVUPS 0(R11), Z12
@@ -2205,8 +2635,8 @@ one:
 	JNZ one
 
 done:
-	TESTL DI, DI
-	JZ store
+	CMPB add+64(FP), $0
+	JEQ store
 	VADDPS 0(R13), Z0, Z0
 	VMOVUPS Z0, 0(R13)
 	VADDPS 64(R13), Z1, Z1
@@ -2234,6 +2664,10 @@ done:
 	VMOVUPS Z10, 64(R13)
 	VADDPS 128(R13), Z11, Z11
 	VMOVUPS Z11, 128(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*4), R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
@@ -2253,21 +2687,28 @@ store:
 	VMOVUPS Z9, 0(R13)
 	VMOVUPS Z10, 64(R13)
 	VMOVUPS Z11, 128(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*4), R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
-// func gemm4x48ColsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
-TEXT ·gemm4x48ColsAVX512(SB), NOSPLIT, $0-57
-	MOVQ k+0(FP), AX
-	MOVQ a+8(FP), R8
-	MOVQ lda+16(FP), R9
-	MOVQ b+24(FP), R11
-	MOVQ ldb+32(FP), R12
-	MOVQ c+40(FP), R13
-	MOVQ ldc+48(FP), SI
-	MOVBLZX add+56(FP), DI
+// func gemm4x48ColsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·gemm4x48ColsAVX512(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
 	LEAQ (R12)(R12*2), R10
 	LEAQ (R9)(R9*2), BX
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -2282,6 +2723,7 @@ TEXT ·gemm4x48ColsAVX512(SB), NOSPLIT, $0-57
 	VXORPS Z11, Z11, Z11
 	SUBQ $4, AX
 	JLT few
+	PCALIGN $64
 
 loop:
 	VMOVUPS 0(R11), Z12
@@ -2395,8 +2837,8 @@ one:
 	JNZ one
 
 done:
-	TESTL DI, DI
-	JZ store
+	CMPB add+64(FP), $0
+	JEQ store
 	VADDPS 0(R13), Z0, Z0
 	VMOVUPS Z0, 0(R13)
 	VADDPS 64(R13), Z1, Z1
@@ -2424,6 +2866,10 @@ done:
 	VMOVUPS Z10, 64(R13)
 	VADDPS 128(R13), Z11, Z11
 	VMOVUPS Z11, 128(R13)
+	ADDQ SI, R13
+	ADDQ $16, R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
@@ -2443,20 +2889,27 @@ store:
 	VMOVUPS Z9, 0(R13)
 	VMOVUPS Z10, 64(R13)
 	VMOVUPS Z11, 128(R13)
+	ADDQ SI, R13
+	ADDQ $16, R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
-// func gemm2x48RowsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
-TEXT ·gemm2x48RowsAVX512(SB), NOSPLIT, $0-57
-	MOVQ k+0(FP), AX
-	MOVQ a+8(FP), R8
-	MOVQ lda+16(FP), R9
-	MOVQ b+24(FP), R11
-	MOVQ ldb+32(FP), R12
-	MOVQ c+40(FP), R13
-	MOVQ ldc+48(FP), SI
-	MOVBLZX add+56(FP), DI
+// func gemm2x48RowsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·gemm2x48RowsAVX512(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
 	LEAQ (R12)(R12*2), R10
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -2465,6 +2918,7 @@ TEXT ·gemm2x48RowsAVX512(SB), NOSPLIT, $0-57
 	VXORPS Z5, Z5, Z5
 	SUBQ $4, AX
 	JLT few
+	PCALIGN $64
 
 loop:
 	VMOVUPS 0(R11), Z6
@@ -2538,8 +2992,8 @@ one:
 	JNZ one
 
 done:
-	TESTL DI, DI
-	JZ store
+	CMPB add+64(FP), $0
+	JEQ store
 	VADDPS 0(R13), Z0, Z0
 	VMOVUPS Z0, 0(R13)
 	VADDPS 64(R13), Z1, Z1
@@ -2553,6 +3007,10 @@ done:
 	VMOVUPS Z4, 64(R13)
 	VADDPS 128(R13), Z5, Z5
 	VMOVUPS Z5, 128(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*2), R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
@@ -2564,21 +3022,28 @@ store:
 	VMOVUPS Z3, 0(R13)
 	VMOVUPS Z4, 64(R13)
 	VMOVUPS Z5, 128(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*2), R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
-// func gemm2x48ColsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
-TEXT ·gemm2x48ColsAVX512(SB), NOSPLIT, $0-57
-	MOVQ k+0(FP), AX
-	MOVQ a+8(FP), R8
-	MOVQ lda+16(FP), R9
-	MOVQ b+24(FP), R11
-	MOVQ ldb+32(FP), R12
-	MOVQ c+40(FP), R13
-	MOVQ ldc+48(FP), SI
-	MOVBLZX add+56(FP), DI
+// func gemm2x48ColsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·gemm2x48ColsAVX512(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
 	LEAQ (R12)(R12*2), R10
 	LEAQ (R9)(R9*2), BX
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -2587,6 +3052,7 @@ TEXT ·gemm2x48ColsAVX512(SB), NOSPLIT, $0-57
 	VXORPS Z5, Z5, Z5
 	SUBQ $4, AX
 	JLT few
+	PCALIGN $64
 
 loop:
 	VMOVUPS 0(R11), Z6
@@ -2660,8 +3126,8 @@ one:
 	JNZ one
 
 done:
-	TESTL DI, DI
-	JZ store
+	CMPB add+64(FP), $0
+	JEQ store
 	VADDPS 0(R13), Z0, Z0
 	VMOVUPS Z0, 0(R13)
 	VADDPS 64(R13), Z1, Z1
@@ -2675,6 +3141,10 @@ done:
 	VMOVUPS Z4, 64(R13)
 	VADDPS 128(R13), Z5, Z5
 	VMOVUPS Z5, 128(R13)
+	ADDQ SI, R13
+	ADDQ $8, R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
@@ -2686,25 +3156,33 @@ store:
 	VMOVUPS Z3, 0(R13)
 	VMOVUPS Z4, 64(R13)
 	VMOVUPS Z5, 128(R13)
+	ADDQ SI, R13
+	ADDQ $8, R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
-// func gemm1x48RowsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
-TEXT ·gemm1x48RowsAVX512(SB), NOSPLIT, $0-57
-	MOVQ k+0(FP), AX
-	MOVQ a+8(FP), R8
-	MOVQ lda+16(FP), R9
-	MOVQ b+24(FP), R11
-	MOVQ ldb+32(FP), R12
-	MOVQ c+40(FP), R13
-	MOVQ ldc+48(FP), SI
-	MOVBLZX add+56(FP), DI
+// func gemm1x48RowsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·gemm1x48RowsAVX512(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
 	LEAQ (R12)(R12*2), R10
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
 	SUBQ $4, AX
 	JLT few
+	PCALIGN $64
 
 loop:
 	VMOVUPS 0(R11), Z3
@@ -2758,14 +3236,18 @@ one:
 	JNZ one
 
 done:
-	TESTL DI, DI
-	JZ store
+	CMPB add+64(FP), $0
+	JEQ store
 	VADDPS 0(R13), Z0, Z0
 	VMOVUPS Z0, 0(R13)
 	VADDPS 64(R13), Z1, Z1
 	VMOVUPS Z1, 64(R13)
 	VADDPS 128(R13), Z2, Z2
 	VMOVUPS Z2, 128(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*1), R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
@@ -2773,26 +3255,34 @@ store:
 	VMOVUPS Z0, 0(R13)
 	VMOVUPS Z1, 64(R13)
 	VMOVUPS Z2, 128(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*1), R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
-// func gemm1x48ColsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
-TEXT ·gemm1x48ColsAVX512(SB), NOSPLIT, $0-57
-	MOVQ k+0(FP), AX
-	MOVQ a+8(FP), R8
-	MOVQ lda+16(FP), R9
-	MOVQ b+24(FP), R11
-	MOVQ ldb+32(FP), R12
-	MOVQ c+40(FP), R13
-	MOVQ ldc+48(FP), SI
-	MOVBLZX add+56(FP), DI
+// func gemm1x48ColsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·gemm1x48ColsAVX512(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
 	LEAQ (R12)(R12*2), R10
 	LEAQ (R9)(R9*2), BX
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
 	SUBQ $4, AX
 	JLT few
+	PCALIGN $64
 
 loop:
 	VMOVUPS 0(R11), Z3
@@ -2846,14 +3336,18 @@ one:
 	JNZ one
 
 done:
-	TESTL DI, DI
-	JZ store
+	CMPB add+64(FP), $0
+	JEQ store
 	VADDPS 0(R13), Z0, Z0
 	VMOVUPS Z0, 0(R13)
 	VADDPS 64(R13), Z1, Z1
 	VMOVUPS Z1, 64(R13)
 	VADDPS 128(R13), Z2, Z2
 	VMOVUPS Z2, 128(R13)
+	ADDQ SI, R13
+	ADDQ $4, R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
@@ -2861,729 +3355,27 @@ store:
 	VMOVUPS Z0, 0(R13)
 	VMOVUPS Z1, 64(R13)
 	VMOVUPS Z2, 128(R13)
+	ADDQ SI, R13
+	ADDQ $4, R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
-// func gemm12x32RowsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
-TEXT ·gemm12x32RowsAVX512(SB), NOSPLIT, $0-57
-	MOVQ k+0(FP), AX
-	MOVQ a+8(FP), R8
-	MOVQ lda+16(FP), R9
-	MOVQ b+24(FP), R11
-	MOVQ ldb+32(FP), R12
-	MOVQ c+40(FP), R13
-	MOVQ ldc+48(FP), SI
-	MOVBLZX add+56(FP), DI
+// func gemm8x32RowsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·gemm8x32RowsAVX512(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
 	LEAQ (R12)(R12*2), R10
-	LEAQ (R8)(R9*2), BX
-	ADDQ R9, BX
-	LEAQ (BX)(R9*2), CX
-	ADDQ R9, CX
-	LEAQ (CX)(R9*2), DX
-	ADDQ R9, DX
-	VXORPS Z0, Z0, Z0
-	VXORPS Z1, Z1, Z1
-	VXORPS Z2, Z2, Z2
-	VXORPS Z3, Z3, Z3
-	VXORPS Z4, Z4, Z4
-	VXORPS Z5, Z5, Z5
-	VXORPS Z6, Z6, Z6
-	VXORPS Z7, Z7, Z7
-	VXORPS Z8, Z8, Z8
-	VXORPS Z9, Z9, Z9
-	VXORPS Z10, Z10, Z10
-	VXORPS Z11, Z11, Z11
-	VXORPS Z12, Z12, Z12
-	VXORPS Z13, Z13, Z13
-	VXORPS Z14, Z14, Z14
-	VXORPS Z15, Z15, Z15
-	VXORPS Z16, Z16, Z16
-	VXORPS Z17, Z17, Z17
-	VXORPS Z18, Z18, Z18
-	VXORPS Z19, Z19, Z19
-	VXORPS Z20, Z20, Z20
-	VXORPS Z21, Z21, Z21
-	VXORPS Z22, Z22, Z22
-	VXORPS Z23, Z23, Z23
-	SUBQ $4, AX
-	JLT few
 
-loop:
-	VMOVUPS 0(R11), Z24
-	VMOVUPS 64(R11), Z25
-	VBROADCASTSS 0(R8), Z26
-	VFMADD231PS Z24, Z26, Z0
-	VFMADD231PS Z25, Z26, Z1
-	VBROADCASTSS 0(R8)(R9*1), Z27
-	VFMADD231PS Z24, Z27, Z2
-	VFMADD231PS Z25, Z27, Z3
-	VBROADCASTSS 0(R8)(R9*2), Z26
-	VFMADD231PS Z24, Z26, Z4
-	VFMADD231PS Z25, Z26, Z5
-	VBROADCASTSS 0(BX), Z27
-	VFMADD231PS Z24, Z27, Z6
-	VFMADD231PS Z25, Z27, Z7
-	VBROADCASTSS 0(BX)(R9*1), Z26
-	VFMADD231PS Z24, Z26, Z8
-	VFMADD231PS Z25, Z26, Z9
-	VBROADCASTSS 0(BX)(R9*2), Z27
-	VFMADD231PS Z24, Z27, Z10
-	VFMADD231PS Z25, Z27, Z11
-	VBROADCASTSS 0(CX), Z26
-	VFMADD231PS Z24, Z26, Z12
-	VFMADD231PS Z25, Z26, Z13
-	VBROADCASTSS 0(CX)(R9*1), Z27
-	VFMADD231PS Z24, Z27, Z14
-	VFMADD231PS Z25, Z27, Z15
-	VBROADCASTSS 0(CX)(R9*2), Z26
-	VFMADD231PS Z24, Z26, Z16
-	VFMADD231PS Z25, Z26, Z17
-	VBROADCASTSS 0(DX), Z27
-	VFMADD231PS Z24, Z27, Z18
-	VFMADD231PS Z25, Z27, Z19
-	VBROADCASTSS 0(DX)(R9*1), Z26
-	VFMADD231PS Z24, Z26, Z20
-	VFMADD231PS Z25, Z26, Z21
-	VBROADCASTSS 0(DX)(R9*2), Z27
-	VFMADD231PS Z24, Z27, Z22
-	VFMADD231PS Z25, Z27, Z23
-	VMOVUPS 0(R11)(R12*1), Z24
-	VMOVUPS 64(R11)(R12*1), Z25
-	VBROADCASTSS 4(R8), Z26
-	VFMADD231PS Z24, Z26, Z0
-	VFMADD231PS Z25, Z26, Z1
-	VBROADCASTSS 4(R8)(R9*1), Z27
-	VFMADD231PS Z24, Z27, Z2
-	VFMADD231PS Z25, Z27, Z3
-	VBROADCASTSS 4(R8)(R9*2), Z26
-	VFMADD231PS Z24, Z26, Z4
-	VFMADD231PS Z25, Z26, Z5
-	VBROADCASTSS 4(BX), Z27
-	VFMADD231PS Z24, Z27, Z6
-	VFMADD231PS Z25, Z27, Z7
-	VBROADCASTSS 4(BX)(R9*1), Z26
-	VFMADD231PS Z24, Z26, Z8
-	VFMADD231PS Z25, Z26, Z9
-	VBROADCASTSS 4(BX)(R9*2), Z27
-	VFMADD231PS Z24, Z27, Z10
-	VFMADD231PS Z25, Z27, Z11
-	VBROADCASTSS 4(CX), Z26
-	VFMADD231PS Z24, Z26, Z12
-	VFMADD231PS Z25, Z26, Z13
-	VBROADCASTSS 4(CX)(R9*1), Z27
-	VFMADD231PS Z24, Z27, Z14
-	VFMADD231PS Z25, Z27, Z15
-	VBROADCASTSS 4(CX)(R9*2), Z26
-	VFMADD231PS Z24, Z26, Z16
-	VFMADD231PS Z25, Z26, Z17
-	VBROADCASTSS 4(DX), Z27
-	VFMADD231PS Z24, Z27, Z18
-	VFMADD231PS Z25, Z27, Z19
-	VBROADCASTSS 4(DX)(R9*1), Z26
-	VFMADD231PS Z24, Z26, Z20
-	VFMADD231PS Z25, Z26, Z21
-	VBROADCASTSS 4(DX)(R9*2), Z27
-	VFMADD231PS Z24, Z27, Z22
-	VFMADD231PS Z25, Z27, Z23
-	VMOVUPS 0(R11)(R12*2), Z24
-	VMOVUPS 64(R11)(R12*2), Z25
-	VBROADCASTSS 8(R8), Z26
-	VFMADD231PS Z24, Z26, Z0
-	VFMADD231PS Z25, Z26, Z1
-	VBROADCASTSS 8(R8)(R9*1), Z27
-	VFMADD231PS Z24, Z27, Z2
-	VFMADD231PS Z25, Z27, Z3
-	VBROADCASTSS 8(R8)(R9*2), Z26
-	VFMADD231PS Z24, Z26, Z4
-	VFMADD231PS Z25, Z26, Z5
-	VBROADCASTSS 8(BX), Z27
-	VFMADD231PS Z24, Z27, Z6
-	VFMADD231PS Z25, Z27, Z7
-	VBROADCASTSS 8(BX)(R9*1), Z26
-	VFMADD231PS Z24, Z26, Z8
-	VFMADD231PS Z25, Z26, Z9
-	VBROADCASTSS 8(BX)(R9*2), Z27
-	VFMADD231PS Z24, Z27, Z10
-	VFMADD231PS Z25, Z27, Z11
-	VBROADCASTSS 8(CX), Z26
-	VFMADD231PS Z24, Z26, Z12
-	VFMADD231PS Z25, Z26, Z13
-	VBROADCASTSS 8(CX)(R9*1), Z27
-	VFMADD231PS Z24, Z27, Z14
-	VFMADD231PS Z25, Z27, Z15
-	VBROADCASTSS 8(CX)(R9*2), Z26
-	VFMADD231PS Z24, Z26, Z16
-	VFMADD231PS Z25, Z26, Z17
-	VBROADCASTSS 8(DX), Z27
-	VFMADD231PS Z24, Z27, Z18
-	VFMADD231PS Z25, Z27, Z19
-	VBROADCASTSS 8(DX)(R9*1), Z26
-	VFMADD231PS Z24, Z26, Z20
-	VFMADD231PS Z25, Z26, Z21
-	VBROADCASTSS 8(DX)(R9*2), Z27
-	VFMADD231PS Z24, Z27, Z22
-	VFMADD231PS Z25, Z27, Z23
-	VMOVUPS 0(R11)(R10*1), Z24
-	VMOVUPS 64(R11)(R10*1), Z25
-	VBROADCASTSS 12(R8), Z26
-	VFMADD231PS Z24, Z26, Z0
-	VFMADD231PS Z25, Z26, Z1
-	VBROADCASTSS 12(R8)(R9*1), Z27
-	VFMADD231PS Z24, Z27, Z2
-	VFMADD231PS Z25, Z27, Z3
-	VBROADCASTSS 12(R8)(R9*2), Z26
-	VFMADD231PS Z24, Z26, Z4
-	VFMADD231PS Z25, Z26, Z5
-	VBROADCASTSS 12(BX), Z27
-	VFMADD231PS Z24, Z27, Z6
-	VFMADD231PS Z25, Z27, Z7
-	VBROADCASTSS 12(BX)(R9*1), Z26
-	VFMADD231PS Z24, Z26, Z8
-	VFMADD231PS Z25, Z26, Z9
-	VBROADCASTSS 12(BX)(R9*2), Z27
-	VFMADD231PS Z24, Z27, Z10
-	VFMADD231PS Z25, Z27, Z11
-	VBROADCASTSS 12(CX), Z26
-	VFMADD231PS Z24, Z26, Z12
-	VFMADD231PS Z25, Z26, Z13
-	VBROADCASTSS 12(CX)(R9*1), Z27
-	VFMADD231PS Z24, Z27, Z14
-	VFMADD231PS Z25, Z27, Z15
-	VBROADCASTSS 12(CX)(R9*2), Z26
-	VFMADD231PS Z24, Z26, Z16
-	VFMADD231PS Z25, Z26, Z17
-	VBROADCASTSS 12(DX), Z27
-	VFMADD231PS Z24, Z27, Z18
-	VFMADD231PS Z25, Z27, Z19
-	VBROADCASTSS 12(DX)(R9*1), Z26
-	VFMADD231PS Z24, Z26, Z20
-	VFMADD231PS Z25, Z26, Z21
-	VBROADCASTSS 12(DX)(R9*2), Z27
-	VFMADD231PS Z24, Z27, Z22
-	VFMADD231PS Z25, Z27, Z23
-	ADDQ $16, R8
-	ADDQ $16, BX
-	ADDQ $16, CX
-	ADDQ $16, DX
-	LEAQ (R11)(R12*4), R11
-	SUBQ $4, AX
-	JGE loop
-
-few:
-	ADDQ $4, AX
-	JZ done
-
-one:
-	VMOVUPS 0(R11), Z24
-	VMOVUPS 64(R11), Z25
-	VBROADCASTSS 0(R8), Z26
-	VFMADD231PS Z24, Z26, Z0
-	VFMADD231PS Z25, Z26, Z1
-	VBROADCASTSS 0(R8)(R9*1), Z27
-	VFMADD231PS Z24, Z27, Z2
-	VFMADD231PS Z25, Z27, Z3
-	VBROADCASTSS 0(R8)(R9*2), Z26
-	VFMADD231PS Z24, Z26, Z4
-	VFMADD231PS Z25, Z26, Z5
-	VBROADCASTSS 0(BX), Z27
-	VFMADD231PS Z24, Z27, Z6
-	VFMADD231PS Z25, Z27, Z7
-	VBROADCASTSS 0(BX)(R9*1), Z26
-	VFMADD231PS Z24, Z26, Z8
-	VFMADD231PS Z25, Z26, Z9
-	VBROADCASTSS 0(BX)(R9*2), Z27
-	VFMADD231PS Z24, Z27, Z10
-	VFMADD231PS Z25, Z27, Z11
-	VBROADCASTSS 0(CX), Z26
-	VFMADD231PS Z24, Z26, Z12
-	VFMADD231PS Z25, Z26, Z13
-	VBROADCASTSS 0(CX)(R9*1), Z27
-	VFMADD231PS Z24, Z27, Z14
-	VFMADD231PS Z25, Z27, Z15
-	VBROADCASTSS 0(CX)(R9*2), Z26
-	VFMADD231PS Z24, Z26, Z16
-	VFMADD231PS Z25, Z26, Z17
-	VBROADCASTSS 0(DX), Z27
-	VFMADD231PS Z24, Z27, Z18
-	VFMADD231PS Z25, Z27, Z19
-	VBROADCASTSS 0(DX)(R9*1), Z26
-	VFMADD231PS Z24, Z26, Z20
-	VFMADD231PS Z25, Z26, Z21
-	VBROADCASTSS 0(DX)(R9*2), Z27
-	VFMADD231PS Z24, Z27, Z22
-	VFMADD231PS Z25, Z27, Z23
-	ADDQ $4, R8
-	ADDQ $4, BX
-	ADDQ $4, CX
-	ADDQ $4, DX
-	ADDQ R12, R11
-	DECQ AX
-	JNZ one
-
-done:
-	TESTL DI, DI
-	JZ store
-	VADDPS 0(R13), Z0, Z0
-	VMOVUPS Z0, 0(R13)
-	VADDPS 64(R13), Z1, Z1
-	VMOVUPS Z1, 64(R13)
-	ADDQ SI, R13
-	VADDPS 0(R13), Z2, Z2
-	VMOVUPS Z2, 0(R13)
-	VADDPS 64(R13), Z3, Z3
-	VMOVUPS Z3, 64(R13)
-	ADDQ SI, R13
-	VADDPS 0(R13), Z4, Z4
-	VMOVUPS Z4, 0(R13)
-	VADDPS 64(R13), Z5, Z5
-	VMOVUPS Z5, 64(R13)
-	ADDQ SI, R13
-	VADDPS 0(R13), Z6, Z6
-	VMOVUPS Z6, 0(R13)
-	VADDPS 64(R13), Z7, Z7
-	VMOVUPS Z7, 64(R13)
-	ADDQ SI, R13
-	VADDPS 0(R13), Z8, Z8
-	VMOVUPS Z8, 0(R13)
-	VADDPS 64(R13), Z9, Z9
-	VMOVUPS Z9, 64(R13)
-	ADDQ SI, R13
-	VADDPS 0(R13), Z10, Z10
-	VMOVUPS Z10, 0(R13)
-	VADDPS 64(R13), Z11, Z11
-	VMOVUPS Z11, 64(R13)
-	ADDQ SI, R13
-	VADDPS 0(R13), Z12, Z12
-	VMOVUPS Z12, 0(R13)
-	VADDPS 64(R13), Z13, Z13
-	VMOVUPS Z13, 64(R13)
-	ADDQ SI, R13
-	VADDPS 0(R13), Z14, Z14
-	VMOVUPS Z14, 0(R13)
-	VADDPS 64(R13), Z15, Z15
-	VMOVUPS Z15, 64(R13)
-	ADDQ SI, R13
-	VADDPS 0(R13), Z16, Z16
-	VMOVUPS Z16, 0(R13)
-	VADDPS 64(R13), Z17, Z17
-	VMOVUPS Z17, 64(R13)
-	ADDQ SI, R13
-	VADDPS 0(R13), Z18, Z18
-	VMOVUPS Z18, 0(R13)
-	VADDPS 64(R13), Z19, Z19
-	VMOVUPS Z19, 64(R13)
-	ADDQ SI, R13
-	VADDPS 0(R13), Z20, Z20
-	VMOVUPS Z20, 0(R13)
-	VADDPS 64(R13), Z21, Z21
-	VMOVUPS Z21, 64(R13)
-	ADDQ SI, R13
-	VADDPS 0(R13), Z22, Z22
-	VMOVUPS Z22, 0(R13)
-	VADDPS 64(R13), Z23, Z23
-	VMOVUPS Z23, 64(R13)
-	VZEROUPPER
-	RET
-
-store:
-	VMOVUPS Z0, 0(R13)
-	VMOVUPS Z1, 64(R13)
-	ADDQ SI, R13
-	VMOVUPS Z2, 0(R13)
-	VMOVUPS Z3, 64(R13)
-	ADDQ SI, R13
-	VMOVUPS Z4, 0(R13)
-	VMOVUPS Z5, 64(R13)
-	ADDQ SI, R13
-	VMOVUPS Z6, 0(R13)
-	VMOVUPS Z7, 64(R13)
-	ADDQ SI, R13
-	VMOVUPS Z8, 0(R13)
-	VMOVUPS Z9, 64(R13)
-	ADDQ SI, R13
-	VMOVUPS Z10, 0(R13)
-	VMOVUPS Z11, 64(R13)
-	ADDQ SI, R13
-	VMOVUPS Z12, 0(R13)
-	VMOVUPS Z13, 64(R13)
-	ADDQ SI, R13
-	VMOVUPS Z14, 0(R13)
-	VMOVUPS Z15, 64(R13)
-	ADDQ SI, R13
-	VMOVUPS Z16, 0(R13)
-	VMOVUPS Z17, 64(R13)
-	ADDQ SI, R13
-	VMOVUPS Z18, 0(R13)
-	VMOVUPS Z19, 64(R13)
-	ADDQ SI, R13
-	VMOVUPS Z20, 0(R13)
-	VMOVUPS Z21, 64(R13)
-	ADDQ SI, R13
-	VMOVUPS Z22, 0(R13)
-	VMOVUPS Z23, 64(R13)
-	VZEROUPPER
-	RET
-
-// func gemm12x32ColsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
-TEXT ·gemm12x32ColsAVX512(SB), NOSPLIT, $0-57
-	MOVQ k+0(FP), AX
-	MOVQ a+8(FP), R8
-	MOVQ lda+16(FP), R9
-	MOVQ b+24(FP), R11
-	MOVQ ldb+32(FP), R12
-	MOVQ c+40(FP), R13
-	MOVQ ldc+48(FP), SI
-	MOVBLZX add+56(FP), DI
-	LEAQ (R12)(R12*2), R10
-	LEAQ (R9)(R9*2), BX
-	VXORPS Z0, Z0, Z0
-	VXORPS Z1, Z1, Z1
-	VXORPS Z2, Z2, Z2
-	VXORPS Z3, Z3, Z3
-	VXORPS Z4, Z4, Z4
-	VXORPS Z5, Z5, Z5
-	VXORPS Z6, Z6, Z6
-	VXORPS Z7, Z7, Z7
-	VXORPS Z8, Z8, Z8
-	VXORPS Z9, Z9, Z9
-	VXORPS Z10, Z10, Z10
-	VXORPS Z11, Z11, Z11
-	VXORPS Z12, Z12, Z12
-	VXORPS Z13, Z13, Z13
-	VXORPS Z14, Z14, Z14
-	VXORPS Z15, Z15, Z15
-	VXORPS Z16, Z16, Z16
-	VXORPS Z17, Z17, Z17
-	VXORPS Z18, Z18, Z18
-	VXORPS Z19, Z19, Z19
-	VXORPS Z20, Z20, Z20
-	VXORPS Z21, Z21, Z21
-	VXORPS Z22, Z22, Z22
-	VXORPS Z23, Z23, Z23
-	SUBQ $4, AX
-	JLT few
-
-loop:
-	VMOVUPS 0(R11), Z24
-	VMOVUPS 64(R11), Z25
-	VBROADCASTSS 0(R8), Z26
-	VFMADD231PS Z24, Z26, Z0
-	VFMADD231PS Z25, Z26, Z1
-	VBROADCASTSS 4(R8), Z27
-	VFMADD231PS Z24, Z27, Z2
-	VFMADD231PS Z25, Z27, Z3
-	VBROADCASTSS 8(R8), Z26
-	VFMADD231PS Z24, Z26, Z4
-	VFMADD231PS Z25, Z26, Z5
-	VBROADCASTSS 12(R8), Z27
-	VFMADD231PS Z24, Z27, Z6
-	VFMADD231PS Z25, Z27, Z7
-	VBROADCASTSS 16(R8), Z26
-	VFMADD231PS Z24, Z26, Z8
-	VFMADD231PS Z25, Z26, Z9
-	VBROADCASTSS 20(R8), Z27
-	VFMADD231PS Z24, Z27, Z10
-	VFMADD231PS Z25, Z27, Z11
-	VBROADCASTSS 24(R8), Z26
-	VFMADD231PS Z24, Z26, Z12
-	VFMADD231PS Z25, Z26, Z13
-	VBROADCASTSS 28(R8), Z27
-	VFMADD231PS Z24, Z27, Z14
-	VFMADD231PS Z25, Z27, Z15
-	VBROADCASTSS 32(R8), Z26
-	VFMADD231PS Z24, Z26, Z16
-	VFMADD231PS Z25, Z26, Z17
-	VBROADCASTSS 36(R8), Z27
-	VFMADD231PS Z24, Z27, Z18
-	VFMADD231PS Z25, Z27, Z19
-	VBROADCASTSS 40(R8), Z26
-	VFMADD231PS Z24, Z26, Z20
-	VFMADD231PS Z25, Z26, Z21
-	VBROADCASTSS 44(R8), Z27
-	VFMADD231PS Z24, Z27, Z22
-	VFMADD231PS Z25, Z27, Z23
-	VMOVUPS 0(R11)(R12*1), Z24
-	VMOVUPS 64(R11)(R12*1), Z25
-	VBROADCASTSS 0(R8)(R9*1), Z26
-	VFMADD231PS Z24, Z26, Z0
-	VFMADD231PS Z25, Z26, Z1
-	VBROADCASTSS 4(R8)(R9*1), Z27
-	VFMADD231PS Z24, Z27, Z2
-	VFMADD231PS Z25, Z27, Z3
-	VBROADCASTSS 8(R8)(R9*1), Z26
-	VFMADD231PS Z24, Z26, Z4
-	VFMADD231PS Z25, Z26, Z5
-	VBROADCASTSS 12(R8)(R9*1), Z27
-	VFMADD231PS Z24, Z27, Z6
-	VFMADD231PS Z25, Z27, Z7
-	VBROADCASTSS 16(R8)(R9*1), Z26
-	VFMADD231PS Z24, Z26, Z8
-	VFMADD231PS Z25, Z26, Z9
-	VBROADCASTSS 20(R8)(R9*1), Z27
-	VFMADD231PS Z24, Z27, Z10
-	VFMADD231PS Z25, Z27, Z11
-	VBROADCASTSS 24(R8)(R9*1), Z26
-	VFMADD231PS Z24, Z26, Z12
-	VFMADD231PS Z25, Z26, Z13
-	VBROADCASTSS 28(R8)(R9*1), Z27
-	VFMADD231PS Z24, Z27, Z14
-	VFMADD231PS Z25, Z27, Z15
-	VBROADCASTSS 32(R8)(R9*1), Z26
-	VFMADD231PS Z24, Z26, Z16
-	VFMADD231PS Z25, Z26, Z17
-	VBROADCASTSS 36(R8)(R9*1), Z27
-	VFMADD231PS Z24, Z27, Z18
-	VFMADD231PS Z25, Z27, Z19
-	VBROADCASTSS 40(R8)(R9*1), Z26
-	VFMADD231PS Z24, Z26, Z20
-	VFMADD231PS Z25, Z26, Z21
-	VBROADCASTSS 44(R8)(R9*1), Z27
-	VFMADD231PS Z24, Z27, Z22
-	VFMADD231PS Z25, Z27, Z23
-	VMOVUPS 0(R11)(R12*2), Z24
-	VMOVUPS 64(R11)(R12*2), Z25
-	VBROADCASTSS 0(R8)(R9*2), Z26
-	VFMADD231PS Z24, Z26, Z0
-	VFMADD231PS Z25, Z26, Z1
-	VBROADCASTSS 4(R8)(R9*2), Z27
-	VFMADD231PS Z24, Z27, Z2
-	VFMADD231PS Z25, Z27, Z3
-	VBROADCASTSS 8(R8)(R9*2), Z26
-	VFMADD231PS Z24, Z26, Z4
-	VFMADD231PS Z25, Z26, Z5
-	VBROADCASTSS 12(R8)(R9*2), Z27
-	VFMADD231PS Z24, Z27, Z6
-	VFMADD231PS Z25, Z27, Z7
-	VBROADCASTSS 16(R8)(R9*2), Z26
-	VFMADD231PS Z24, Z26, Z8
-	VFMADD231PS Z25, Z26, Z9
-	VBROADCASTSS 20(R8)(R9*2), Z27
-	VFMADD231PS Z24, Z27, Z10
-	VFMADD231PS Z25, Z27, Z11
-	VBROADCASTSS 24(R8)(R9*2), Z26
-	VFMADD231PS Z24, Z26, Z12
-	VFMADD231PS Z25, Z26, Z13
-	VBROADCASTSS 28(R8)(R9*2), Z27
-	VFMADD231PS Z24, Z27, Z14
-	VFMADD231PS Z25, Z27, Z15
-	VBROADCASTSS 32(R8)(R9*2), Z26
-	VFMADD231PS Z24, Z26, Z16
-	VFMADD231PS Z25, Z26, Z17
-	VBROADCASTSS 36(R8)(R9*2), Z27
-	VFMADD231PS Z24, Z27, Z18
-	VFMADD231PS Z25, Z27, Z19
-	VBROADCASTSS 40(R8)(R9*2), Z26
-	VFMADD231PS Z24, Z26, Z20
-	VFMADD231PS Z25, Z26, Z21
-	VBROADCASTSS 44(R8)(R9*2), Z27
-	VFMADD231PS Z24, Z27, Z22
-	VFMADD231PS Z25, Z27, Z23
-	VMOVUPS 0(R11)(R10*1), Z24
-	VMOVUPS 64(R11)(R10*1), Z25
-	VBROADCASTSS 0(R8)(BX*1), Z26
-	VFMADD231PS Z24, Z26, Z0
-	VFMADD231PS Z25, Z26, Z1
-	VBROADCASTSS 4(R8)(BX*1), Z27
-	VFMADD231PS Z24, Z27, Z2
-	VFMADD231PS Z25, Z27, Z3
-	VBROADCASTSS 8(R8)(BX*1), Z26
-	VFMADD231PS Z24, Z26, Z4
-	VFMADD231PS Z25, Z26, Z5
-	VBROADCASTSS 12(R8)(BX*1), Z27
-	VFMADD231PS Z24, Z27, Z6
-	VFMADD231PS Z25, Z27, Z7
-	VBROADCASTSS 16(R8)(BX*1), Z26
-	VFMADD231PS Z24, Z26, Z8
-	VFMADD231PS Z25, Z26, Z9
-	VBROADCASTSS 20(R8)(BX*1), Z27
-	VFMADD231PS Z24, Z27, Z10
-	VFMADD231PS Z25, Z27, Z11
-	VBROADCASTSS 24(R8)(BX*1), Z26
-	VFMADD231PS Z24, Z26, Z12
-	VFMADD231PS Z25, Z26, Z13
-	VBROADCASTSS 28(R8)(BX*1), Z27
-	VFMADD231PS Z24, Z27, Z14
-	VFMADD231PS Z25, Z27, Z15
-	VBROADCASTSS 32(R8)(BX*1), Z26
-	VFMADD231PS Z24, Z26, Z16
-	VFMADD231PS Z25, Z26, Z17
-	VBROADCASTSS 36(R8)(BX*1), Z27
-	VFMADD231PS Z24, Z27, Z18
-	VFMADD231PS Z25, Z27, Z19
-	VBROADCASTSS 40(R8)(BX*1), Z26
-	VFMADD231PS Z24, Z26, Z20
-	VFMADD231PS Z25, Z26, Z21
-	VBROADCASTSS 44(R8)(BX*1), Z27
-	VFMADD231PS Z24, Z27, Z22
-	VFMADD231PS Z25, Z27, Z23
-	LEAQ (R8)(R9*4), R8
-	LEAQ (R11)(R12*4), R11
-	SUBQ $4, AX
-	JGE loop
-
-few:
-	ADDQ $4, AX
-	JZ done
-
-one:
-	VMOVUPS 0(R11), Z24
-	VMOVUPS 64(R11), Z25
-	VBROADCASTSS 0(R8), Z26
-	VFMADD231PS Z24, Z26, Z0
-	VFMADD231PS Z25, Z26, Z1
-	VBROADCASTSS 4(R8), Z27
-	VFMADD231PS Z24, Z27, Z2
-	VFMADD231PS Z25, Z27, Z3
-	VBROADCASTSS 8(R8), Z26
-	VFMADD231PS Z24, Z26, Z4
-	VFMADD231PS Z25, Z26, Z5
-	VBROADCASTSS 12(R8), Z27
-	VFMADD231PS Z24, Z27, Z6
-	VFMADD231PS Z25, Z27, Z7
-	VBROADCASTSS 16(R8), Z26
-	VFMADD231PS Z24, Z26, Z8
-	VFMADD231PS Z25, Z26, Z9
-	VBROADCASTSS 20(R8), Z27
-	VFMADD231PS Z24, Z27, Z10
-	VFMADD231PS Z25, Z27, Z11
-	VBROADCASTSS 24(R8), Z26
-	VFMADD231PS Z24, Z26, Z12
-	VFMADD231PS Z25, Z26, Z13
-	VBROADCASTSS 28(R8), Z27
-	VFMADD231PS Z24, Z27, Z14
-	VFMADD231PS Z25, Z27, Z15
-	VBROADCASTSS 32(R8), Z26
-	VFMADD231PS Z24, Z26, Z16
-	VFMADD231PS Z25, Z26, Z17
-	VBROADCASTSS 36(R8), Z27
-	VFMADD231PS Z24, Z27, Z18
-	VFMADD231PS Z25, Z27, Z19
-	VBROADCASTSS 40(R8), Z26
-	VFMADD231PS Z24, Z26, Z20
-	VFMADD231PS Z25, Z26, Z21
-	VBROADCASTSS 44(R8), Z27
-	VFMADD231PS Z24, Z27, Z22
-	VFMADD231PS Z25, Z27, Z23
-	LEAQ (R8)(R9*1), R8
-	ADDQ R12, R11
-	DECQ AX
-	JNZ one
-
-done:
-	TESTL DI, DI
-	JZ store
-	VADDPS 0(R13), Z0, Z0
-	VMOVUPS Z0, 0(R13)
-	VADDPS 64(R13), Z1, Z1
-	VMOVUPS Z1, 64(R13)
-	ADDQ SI, R13
-	VADDPS 0(R13), Z2, Z2
-	VMOVUPS Z2, 0(R13)
-	VADDPS 64(R13), Z3, Z3
-	VMOVUPS Z3, 64(R13)
-	ADDQ SI, R13
-	VADDPS 0(R13), Z4, Z4
-	VMOVUPS Z4, 0(R13)
-	VADDPS 64(R13), Z5, Z5
-	VMOVUPS Z5, 64(R13)
-	ADDQ SI, R13
-	VADDPS 0(R13), Z6, Z6
-	VMOVUPS Z6, 0(R13)
-	VADDPS 64(R13), Z7, Z7
-	VMOVUPS Z7, 64(R13)
-	ADDQ SI, R13
-	VADDPS 0(R13), Z8, Z8
-	VMOVUPS Z8, 0(R13)
-	VADDPS 64(R13), Z9, Z9
-	VMOVUPS Z9, 64(R13)
-	ADDQ SI, R13
-	VADDPS 0(R13), Z10, Z10
-	VMOVUPS Z10, 0(R13)
-	VADDPS 64(R13), Z11, Z11
-	VMOVUPS Z11, 64(R13)
-	ADDQ SI, R13
-	VADDPS 0(R13), Z12, Z12
-	VMOVUPS Z12, 0(R13)
-	VADDPS 64(R13), Z13, Z13
-	VMOVUPS Z13, 64(R13)
-	ADDQ SI, R13
-	VADDPS 0(R13), Z14, Z14
-	VMOVUPS Z14, 0(R13)
-	VADDPS 64(R13), Z15, Z15
-	VMOVUPS Z15, 64(R13)
-	ADDQ SI, R13
-	VADDPS 0(R13), Z16, Z16
-	VMOVUPS Z16, 0(R13)
-	VADDPS 64(R13), Z17, Z17
-	VMOVUPS Z17, 64(R13)
-	ADDQ SI, R13
-	VADDPS 0(R13), Z18, Z18
-	VMOVUPS Z18, 0(R13)
-	VADDPS 64(R13), Z19, Z19
-	VMOVUPS Z19, 64(R13)
-	ADDQ SI, R13
-	VADDPS 0(R13), Z20, Z20
-	VMOVUPS Z20, 0(R13)
-	VADDPS 64(R13), Z21, Z21
-	VMOVUPS Z21, 64(R13)
-	ADDQ SI, R13
-	VADDPS 0(R13), Z22, Z22
-	VMOVUPS Z22, 0(R13)
-	VADDPS 64(R13), Z23, Z23
-	VMOVUPS Z23, 64(R13)
-	VZEROUPPER
-	RET
-
-store:
-	VMOVUPS Z0, 0(R13)
-	VMOVUPS Z1, 64(R13)
-	ADDQ SI, R13
-	VMOVUPS Z2, 0(R13)
-	VMOVUPS Z3, 64(R13)
-	ADDQ SI, R13
-	VMOVUPS Z4, 0(R13)
-	VMOVUPS Z5, 64(R13)
-	ADDQ SI, R13
-	VMOVUPS Z6, 0(R13)
-	VMOVUPS Z7, 64(R13)
-	ADDQ SI, R13
-	VMOVUPS Z8, 0(R13)
-	VMOVUPS Z9, 64(R13)
-	ADDQ SI, R13
-	VMOVUPS Z10, 0(R13)
-	VMOVUPS Z11, 64(R13)
-	ADDQ SI, R13
-	VMOVUPS Z12, 0(R13)
-	VMOVUPS Z13, 64(R13)
-	ADDQ SI, R13
-	VMOVUPS Z14, 0(R13)
-	VMOVUPS Z15, 64(R13)
-	ADDQ SI, R13
-	VMOVUPS Z16, 0(R13)
-	VMOVUPS Z17, 64(R13)
-	ADDQ SI, R13
-	VMOVUPS Z18, 0(R13)
-	VMOVUPS Z19, 64(R13)
-	ADDQ SI, R13
-	VMOVUPS Z20, 0(R13)
-	VMOVUPS Z21, 64(R13)
-	ADDQ SI, R13
-	VMOVUPS Z22, 0(R13)
-	VMOVUPS Z23, 64(R13)
-	VZEROUPPER
-	RET
-
-// func gemm8x32RowsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
-TEXT ·gemm8x32RowsAVX512(SB), NOSPLIT, $0-57
-	MOVQ k+0(FP), AX
-	MOVQ a+8(FP), R8
-	MOVQ lda+16(FP), R9
-	MOVQ b+24(FP), R11
-	MOVQ ldb+32(FP), R12
-	MOVQ c+40(FP), R13
-	MOVQ ldc+48(FP), SI
-	MOVBLZX add+56(FP), DI
-	LEAQ (R12)(R12*2), R10
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
 	LEAQ (R8)(R9*2), BX
 	ADDQ R9, BX
 	LEAQ (BX)(R9*2), CX
@@ -3606,6 +3398,7 @@ TEXT ·gemm8x32RowsAVX512(SB), NOSPLIT, $0-57
 	VXORPS Z15, Z15, Z15
 	SUBQ $4, AX
 	JLT few
+	PCALIGN $64
 
 loop:
 	VMOVUPS 0(R11), Z16
@@ -3758,8 +3551,8 @@ one:
 	JNZ one
 
 done:
-	TESTL DI, DI
-	JZ store
+	CMPB add+64(FP), $0
+	JEQ store
 	VADDPS 0(R13), Z0, Z0
 	VMOVUPS Z0, 0(R13)
 	VADDPS 64(R13), Z1, Z1
@@ -3799,6 +3592,10 @@ done:
 	VMOVUPS Z14, 0(R13)
 	VADDPS 64(R13), Z15, Z15
 	VMOVUPS Z15, 64(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*8), R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
@@ -3826,21 +3623,28 @@ store:
 	ADDQ SI, R13
 	VMOVUPS Z14, 0(R13)
 	VMOVUPS Z15, 64(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*8), R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
-// func gemm8x32ColsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
-TEXT ·gemm8x32ColsAVX512(SB), NOSPLIT, $0-57
-	MOVQ k+0(FP), AX
-	MOVQ a+8(FP), R8
-	MOVQ lda+16(FP), R9
-	MOVQ b+24(FP), R11
-	MOVQ ldb+32(FP), R12
-	MOVQ c+40(FP), R13
-	MOVQ ldc+48(FP), SI
-	MOVBLZX add+56(FP), DI
+// func gemm8x32ColsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·gemm8x32ColsAVX512(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
 	LEAQ (R12)(R12*2), R10
 	LEAQ (R9)(R9*2), BX
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -3859,6 +3663,7 @@ TEXT ·gemm8x32ColsAVX512(SB), NOSPLIT, $0-57
 	VXORPS Z15, Z15, Z15
 	SUBQ $4, AX
 	JLT few
+	PCALIGN $64
 
 loop:
 	VMOVUPS 0(R11), Z16
@@ -4007,8 +3812,8 @@ one:
 	JNZ one
 
 done:
-	TESTL DI, DI
-	JZ store
+	CMPB add+64(FP), $0
+	JEQ store
 	VADDPS 0(R13), Z0, Z0
 	VMOVUPS Z0, 0(R13)
 	VADDPS 64(R13), Z1, Z1
@@ -4048,6 +3853,10 @@ done:
 	VMOVUPS Z14, 0(R13)
 	VADDPS 64(R13), Z15, Z15
 	VMOVUPS Z15, 64(R13)
+	ADDQ SI, R13
+	ADDQ $32, R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
@@ -4075,20 +3884,27 @@ store:
 	ADDQ SI, R13
 	VMOVUPS Z14, 0(R13)
 	VMOVUPS Z15, 64(R13)
+	ADDQ SI, R13
+	ADDQ $32, R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
-// func gemm4x32RowsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
-TEXT ·gemm4x32RowsAVX512(SB), NOSPLIT, $0-57
-	MOVQ k+0(FP), AX
-	MOVQ a+8(FP), R8
-	MOVQ lda+16(FP), R9
-	MOVQ b+24(FP), R11
-	MOVQ ldb+32(FP), R12
-	MOVQ c+40(FP), R13
-	MOVQ ldc+48(FP), SI
-	MOVBLZX add+56(FP), DI
+// func gemm4x32RowsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·gemm4x32RowsAVX512(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
 	LEAQ (R12)(R12*2), R10
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
 	LEAQ (R8)(R9*2), BX
 	ADDQ R9, BX
 	VXORPS Z0, Z0, Z0
@@ -4101,6 +3917,7 @@ TEXT ·gemm4x32RowsAVX512(SB), NOSPLIT, $0-57
 	VXORPS Z7, Z7, Z7
 	SUBQ $4, AX
 	JLT few
+	PCALIGN $64
 
 loop:
 	VMOVUPS 0(R11), Z8
@@ -4191,8 +4008,8 @@ one:
 	JNZ one
 
 done:
-	TESTL DI, DI
-	JZ store
+	CMPB add+64(FP), $0
+	JEQ store
 	VADDPS 0(R13), Z0, Z0
 	VMOVUPS Z0, 0(R13)
 	VADDPS 64(R13), Z1, Z1
@@ -4212,6 +4029,10 @@ done:
 	VMOVUPS Z6, 0(R13)
 	VADDPS 64(R13), Z7, Z7
 	VMOVUPS Z7, 64(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*4), R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
@@ -4227,21 +4048,28 @@ store:
 	ADDQ SI, R13
 	VMOVUPS Z6, 0(R13)
 	VMOVUPS Z7, 64(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*4), R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
-// func gemm4x32ColsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
-TEXT ·gemm4x32ColsAVX512(SB), NOSPLIT, $0-57
-	MOVQ k+0(FP), AX
-	MOVQ a+8(FP), R8
-	MOVQ lda+16(FP), R9
-	MOVQ b+24(FP), R11
-	MOVQ ldb+32(FP), R12
-	MOVQ c+40(FP), R13
-	MOVQ ldc+48(FP), SI
-	MOVBLZX add+56(FP), DI
+// func gemm4x32ColsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·gemm4x32ColsAVX512(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
 	LEAQ (R12)(R12*2), R10
 	LEAQ (R9)(R9*2), BX
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -4252,6 +4080,7 @@ TEXT ·gemm4x32ColsAVX512(SB), NOSPLIT, $0-57
 	VXORPS Z7, Z7, Z7
 	SUBQ $4, AX
 	JLT few
+	PCALIGN $64
 
 loop:
 	VMOVUPS 0(R11), Z8
@@ -4340,8 +4169,8 @@ one:
 	JNZ one
 
 done:
-	TESTL DI, DI
-	JZ store
+	CMPB add+64(FP), $0
+	JEQ store
 	VADDPS 0(R13), Z0, Z0
 	VMOVUPS Z0, 0(R13)
 	VADDPS 64(R13), Z1, Z1
@@ -4361,6 +4190,10 @@ done:
 	VMOVUPS Z6, 0(R13)
 	VADDPS 64(R13), Z7, Z7
 	VMOVUPS Z7, 64(R13)
+	ADDQ SI, R13
+	ADDQ $16, R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
@@ -4376,26 +4209,34 @@ store:
 	ADDQ SI, R13
 	VMOVUPS Z6, 0(R13)
 	VMOVUPS Z7, 64(R13)
+	ADDQ SI, R13
+	ADDQ $16, R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
-// func gemm2x32RowsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
-TEXT ·gemm2x32RowsAVX512(SB), NOSPLIT, $0-57
-	MOVQ k+0(FP), AX
-	MOVQ a+8(FP), R8
-	MOVQ lda+16(FP), R9
-	MOVQ b+24(FP), R11
-	MOVQ ldb+32(FP), R12
-	MOVQ c+40(FP), R13
-	MOVQ ldc+48(FP), SI
-	MOVBLZX add+56(FP), DI
+// func gemm2x32RowsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·gemm2x32RowsAVX512(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
 	LEAQ (R12)(R12*2), R10
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
 	VXORPS Z3, Z3, Z3
 	SUBQ $4, AX
 	JLT few
+	PCALIGN $64
 
 loop:
 	VMOVUPS 0(R11), Z4
@@ -4454,8 +4295,8 @@ one:
 	JNZ one
 
 done:
-	TESTL DI, DI
-	JZ store
+	CMPB add+64(FP), $0
+	JEQ store
 	VADDPS 0(R13), Z0, Z0
 	VMOVUPS Z0, 0(R13)
 	VADDPS 64(R13), Z1, Z1
@@ -4465,6 +4306,10 @@ done:
 	VMOVUPS Z2, 0(R13)
 	VADDPS 64(R13), Z3, Z3
 	VMOVUPS Z3, 64(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*2), R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
@@ -4474,27 +4319,35 @@ store:
 	ADDQ SI, R13
 	VMOVUPS Z2, 0(R13)
 	VMOVUPS Z3, 64(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*2), R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
-// func gemm2x32ColsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
-TEXT ·gemm2x32ColsAVX512(SB), NOSPLIT, $0-57
-	MOVQ k+0(FP), AX
-	MOVQ a+8(FP), R8
-	MOVQ lda+16(FP), R9
-	MOVQ b+24(FP), R11
-	MOVQ ldb+32(FP), R12
-	MOVQ c+40(FP), R13
-	MOVQ ldc+48(FP), SI
-	MOVBLZX add+56(FP), DI
+// func gemm2x32ColsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·gemm2x32ColsAVX512(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
 	LEAQ (R12)(R12*2), R10
 	LEAQ (R9)(R9*2), BX
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
 	VXORPS Z3, Z3, Z3
 	SUBQ $4, AX
 	JLT few
+	PCALIGN $64
 
 loop:
 	VMOVUPS 0(R11), Z4
@@ -4553,8 +4406,8 @@ one:
 	JNZ one
 
 done:
-	TESTL DI, DI
-	JZ store
+	CMPB add+64(FP), $0
+	JEQ store
 	VADDPS 0(R13), Z0, Z0
 	VMOVUPS Z0, 0(R13)
 	VADDPS 64(R13), Z1, Z1
@@ -4564,6 +4417,10 @@ done:
 	VMOVUPS Z2, 0(R13)
 	VADDPS 64(R13), Z3, Z3
 	VMOVUPS Z3, 64(R13)
+	ADDQ SI, R13
+	ADDQ $8, R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
@@ -4573,24 +4430,32 @@ store:
 	ADDQ SI, R13
 	VMOVUPS Z2, 0(R13)
 	VMOVUPS Z3, 64(R13)
+	ADDQ SI, R13
+	ADDQ $8, R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
-// func gemm1x32RowsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
-TEXT ·gemm1x32RowsAVX512(SB), NOSPLIT, $0-57
-	MOVQ k+0(FP), AX
-	MOVQ a+8(FP), R8
-	MOVQ lda+16(FP), R9
-	MOVQ b+24(FP), R11
-	MOVQ ldb+32(FP), R12
-	MOVQ c+40(FP), R13
-	MOVQ ldc+48(FP), SI
-	MOVBLZX add+56(FP), DI
+// func gemm1x32RowsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·gemm1x32RowsAVX512(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
 	LEAQ (R12)(R12*2), R10
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	SUBQ $4, AX
 	JLT few
+	PCALIGN $64
 
 loop:
 	VMOVUPS 0(R11), Z2
@@ -4634,37 +4499,49 @@ one:
 	JNZ one
 
 done:
-	TESTL DI, DI
-	JZ store
+	CMPB add+64(FP), $0
+	JEQ store
 	VADDPS 0(R13), Z0, Z0
 	VMOVUPS Z0, 0(R13)
 	VADDPS 64(R13), Z1, Z1
 	VMOVUPS Z1, 64(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*1), R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
 store:
 	VMOVUPS Z0, 0(R13)
 	VMOVUPS Z1, 64(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*1), R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
-// func gemm1x32ColsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
-TEXT ·gemm1x32ColsAVX512(SB), NOSPLIT, $0-57
-	MOVQ k+0(FP), AX
-	MOVQ a+8(FP), R8
-	MOVQ lda+16(FP), R9
-	MOVQ b+24(FP), R11
-	MOVQ ldb+32(FP), R12
-	MOVQ c+40(FP), R13
-	MOVQ ldc+48(FP), SI
-	MOVBLZX add+56(FP), DI
+// func gemm1x32ColsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·gemm1x32ColsAVX512(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
 	LEAQ (R12)(R12*2), R10
 	LEAQ (R9)(R9*2), BX
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	SUBQ $4, AX
 	JLT few
+	PCALIGN $64
 
 loop:
 	VMOVUPS 0(R11), Z2
@@ -4708,515 +4585,43 @@ one:
 	JNZ one
 
 done:
-	TESTL DI, DI
-	JZ store
+	CMPB add+64(FP), $0
+	JEQ store
 	VADDPS 0(R13), Z0, Z0
 	VMOVUPS Z0, 0(R13)
 	VADDPS 64(R13), Z1, Z1
 	VMOVUPS Z1, 64(R13)
+	ADDQ SI, R13
+	ADDQ $4, R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
 store:
 	VMOVUPS Z0, 0(R13)
 	VMOVUPS Z1, 64(R13)
+	ADDQ SI, R13
+	ADDQ $4, R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
-// func gemm12x16RowsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
-TEXT ·gemm12x16RowsAVX512(SB), NOSPLIT, $0-57
-	MOVQ k+0(FP), AX
-	MOVQ a+8(FP), R8
-	MOVQ lda+16(FP), R9
-	MOVQ b+24(FP), R11
-	MOVQ ldb+32(FP), R12
-	MOVQ c+40(FP), R13
-	MOVQ ldc+48(FP), SI
-	MOVBLZX add+56(FP), DI
+// func gemm8x16RowsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·gemm8x16RowsAVX512(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
 	LEAQ (R12)(R12*2), R10
-	LEAQ (R8)(R9*2), BX
-	ADDQ R9, BX
-	LEAQ (BX)(R9*2), CX
-	ADDQ R9, CX
-	LEAQ (CX)(R9*2), DX
-	ADDQ R9, DX
-	VXORPS Z0, Z0, Z0
-	VXORPS Z1, Z1, Z1
-	VXORPS Z2, Z2, Z2
-	VXORPS Z3, Z3, Z3
-	VXORPS Z4, Z4, Z4
-	VXORPS Z5, Z5, Z5
-	VXORPS Z6, Z6, Z6
-	VXORPS Z7, Z7, Z7
-	VXORPS Z8, Z8, Z8
-	VXORPS Z9, Z9, Z9
-	VXORPS Z10, Z10, Z10
-	VXORPS Z11, Z11, Z11
-	SUBQ $4, AX
-	JLT few
 
-loop:
-	VMOVUPS 0(R11), Z12
-	VBROADCASTSS 0(R8), Z13
-	VFMADD231PS Z12, Z13, Z0
-	VBROADCASTSS 0(R8)(R9*1), Z14
-	VFMADD231PS Z12, Z14, Z1
-	VBROADCASTSS 0(R8)(R9*2), Z13
-	VFMADD231PS Z12, Z13, Z2
-	VBROADCASTSS 0(BX), Z14
-	VFMADD231PS Z12, Z14, Z3
-	VBROADCASTSS 0(BX)(R9*1), Z13
-	VFMADD231PS Z12, Z13, Z4
-	VBROADCASTSS 0(BX)(R9*2), Z14
-	VFMADD231PS Z12, Z14, Z5
-	VBROADCASTSS 0(CX), Z13
-	VFMADD231PS Z12, Z13, Z6
-	VBROADCASTSS 0(CX)(R9*1), Z14
-	VFMADD231PS Z12, Z14, Z7
-	VBROADCASTSS 0(CX)(R9*2), Z13
-	VFMADD231PS Z12, Z13, Z8
-	VBROADCASTSS 0(DX), Z14
-	VFMADD231PS Z12, Z14, Z9
-	VBROADCASTSS 0(DX)(R9*1), Z13
-	VFMADD231PS Z12, Z13, Z10
-	VBROADCASTSS 0(DX)(R9*2), Z14
-	VFMADD231PS Z12, Z14, Z11
-	VMOVUPS 0(R11)(R12*1), Z12
-	VBROADCASTSS 4(R8), Z13
-	VFMADD231PS Z12, Z13, Z0
-	VBROADCASTSS 4(R8)(R9*1), Z14
-	VFMADD231PS Z12, Z14, Z1
-	VBROADCASTSS 4(R8)(R9*2), Z13
-	VFMADD231PS Z12, Z13, Z2
-	VBROADCASTSS 4(BX), Z14
-	VFMADD231PS Z12, Z14, Z3
-	VBROADCASTSS 4(BX)(R9*1), Z13
-	VFMADD231PS Z12, Z13, Z4
-	VBROADCASTSS 4(BX)(R9*2), Z14
-	VFMADD231PS Z12, Z14, Z5
-	VBROADCASTSS 4(CX), Z13
-	VFMADD231PS Z12, Z13, Z6
-	VBROADCASTSS 4(CX)(R9*1), Z14
-	VFMADD231PS Z12, Z14, Z7
-	VBROADCASTSS 4(CX)(R9*2), Z13
-	VFMADD231PS Z12, Z13, Z8
-	VBROADCASTSS 4(DX), Z14
-	VFMADD231PS Z12, Z14, Z9
-	VBROADCASTSS 4(DX)(R9*1), Z13
-	VFMADD231PS Z12, Z13, Z10
-	VBROADCASTSS 4(DX)(R9*2), Z14
-	VFMADD231PS Z12, Z14, Z11
-	VMOVUPS 0(R11)(R12*2), Z12
-	VBROADCASTSS 8(R8), Z13
-	VFMADD231PS Z12, Z13, Z0
-	VBROADCASTSS 8(R8)(R9*1), Z14
-	VFMADD231PS Z12, Z14, Z1
-	VBROADCASTSS 8(R8)(R9*2), Z13
-	VFMADD231PS Z12, Z13, Z2
-	VBROADCASTSS 8(BX), Z14
-	VFMADD231PS Z12, Z14, Z3
-	VBROADCASTSS 8(BX)(R9*1), Z13
-	VFMADD231PS Z12, Z13, Z4
-	VBROADCASTSS 8(BX)(R9*2), Z14
-	VFMADD231PS Z12, Z14, Z5
-	VBROADCASTSS 8(CX), Z13
-	VFMADD231PS Z12, Z13, Z6
-	VBROADCASTSS 8(CX)(R9*1), Z14
-	VFMADD231PS Z12, Z14, Z7
-	VBROADCASTSS 8(CX)(R9*2), Z13
-	VFMADD231PS Z12, Z13, Z8
-	VBROADCASTSS 8(DX), Z14
-	VFMADD231PS Z12, Z14, Z9
-	VBROADCASTSS 8(DX)(R9*1), Z13
-	VFMADD231PS Z12, Z13, Z10
-	VBROADCASTSS 8(DX)(R9*2), Z14
-	VFMADD231PS Z12, Z14, Z11
-	VMOVUPS 0(R11)(R10*1), Z12
-	VBROADCASTSS 12(R8), Z13
-	VFMADD231PS Z12, Z13, Z0
-	VBROADCASTSS 12(R8)(R9*1), Z14
-	VFMADD231PS Z12, Z14, Z1
-	VBROADCASTSS 12(R8)(R9*2), Z13
-	VFMADD231PS Z12, Z13, Z2
-	VBROADCASTSS 12(BX), Z14
-	VFMADD231PS Z12, Z14, Z3
-	VBROADCASTSS 12(BX)(R9*1), Z13
-	VFMADD231PS Z12, Z13, Z4
-	VBROADCASTSS 12(BX)(R9*2), Z14
-	VFMADD231PS Z12, Z14, Z5
-	VBROADCASTSS 12(CX), Z13
-	VFMADD231PS Z12, Z13, Z6
-	VBROADCASTSS 12(CX)(R9*1), Z14
-	VFMADD231PS Z12, Z14, Z7
-	VBROADCASTSS 12(CX)(R9*2), Z13
-	VFMADD231PS Z12, Z13, Z8
-	VBROADCASTSS 12(DX), Z14
-	VFMADD231PS Z12, Z14, Z9
-	VBROADCASTSS 12(DX)(R9*1), Z13
-	VFMADD231PS Z12, Z13, Z10
-	VBROADCASTSS 12(DX)(R9*2), Z14
-	VFMADD231PS Z12, Z14, Z11
-	ADDQ $16, R8
-	ADDQ $16, BX
-	ADDQ $16, CX
-	ADDQ $16, DX
-	LEAQ (R11)(R12*4), R11
-	SUBQ $4, AX
-	JGE loop
-
-few:
-	ADDQ $4, AX
-	JZ done
-
-one:
-	VMOVUPS 0(R11), Z12
-	VBROADCASTSS 0(R8), Z13
-	VFMADD231PS Z12, Z13, Z0
-	VBROADCASTSS 0(R8)(R9*1), Z14
-	VFMADD231PS Z12, Z14, Z1
-	VBROADCASTSS 0(R8)(R9*2), Z13
-	VFMADD231PS Z12, Z13, Z2
-	VBROADCASTSS 0(BX), Z14
-	VFMADD231PS Z12, Z14, Z3
-	VBROADCASTSS 0(BX)(R9*1), Z13
-	VFMADD231PS Z12, Z13, Z4
-	VBROADCASTSS 0(BX)(R9*2), Z14
-	VFMADD231PS Z12, Z14, Z5
-	VBROADCASTSS 0(CX), Z13
-	VFMADD231PS Z12, Z13, Z6
-	VBROADCASTSS 0(CX)(R9*1), Z14
-	VFMADD231PS Z12, Z14, Z7
-	VBROADCASTSS 0(CX)(R9*2), Z13
-	VFMADD231PS Z12, Z13, Z8
-	VBROADCASTSS 0(DX), Z14
-	VFMADD231PS Z12, Z14, Z9
-	VBROADCASTSS 0(DX)(R9*1), Z13
-	VFMADD231PS Z12, Z13, Z10
-	VBROADCASTSS 0(DX)(R9*2), Z14
-	VFMADD231PS Z12, Z14, Z11
-	ADDQ $4, R8
-	ADDQ $4, BX
-	ADDQ $4, CX
-	ADDQ $4, DX
-	ADDQ R12, R11
-	DECQ AX
-	JNZ one
-
-done:
-	TESTL DI, DI
-	JZ store
-	VADDPS 0(R13), Z0, Z0
-	VMOVUPS Z0, 0(R13)
-	ADDQ SI, R13
-	VADDPS 0(R13), Z1, Z1
-	VMOVUPS Z1, 0(R13)
-	ADDQ SI, R13
-	VADDPS 0(R13), Z2, Z2
-	VMOVUPS Z2, 0(R13)
-	ADDQ SI, R13
-	VADDPS 0(R13), Z3, Z3
-	VMOVUPS Z3, 0(R13)
-	ADDQ SI, R13
-	VADDPS 0(R13), Z4, Z4
-	VMOVUPS Z4, 0(R13)
-	ADDQ SI, R13
-	VADDPS 0(R13), Z5, Z5
-	VMOVUPS Z5, 0(R13)
-	ADDQ SI, R13
-	VADDPS 0(R13), Z6, Z6
-	VMOVUPS Z6, 0(R13)
-	ADDQ SI, R13
-	VADDPS 0(R13), Z7, Z7
-	VMOVUPS Z7, 0(R13)
-	ADDQ SI, R13
-	VADDPS 0(R13), Z8, Z8
-	VMOVUPS Z8, 0(R13)
-	ADDQ SI, R13
-	VADDPS 0(R13), Z9, Z9
-	VMOVUPS Z9, 0(R13)
-	ADDQ SI, R13
-	VADDPS 0(R13), Z10, Z10
-	VMOVUPS Z10, 0(R13)
-	ADDQ SI, R13
-	VADDPS 0(R13), Z11, Z11
-	VMOVUPS Z11, 0(R13)
-	VZEROUPPER
-	RET
-
-store:
-	VMOVUPS Z0, 0(R13)
-	ADDQ SI, R13
-	VMOVUPS Z1, 0(R13)
-	ADDQ SI, R13
-	VMOVUPS Z2, 0(R13)
-	ADDQ SI, R13
-	VMOVUPS Z3, 0(R13)
-	ADDQ SI, R13
-	VMOVUPS Z4, 0(R13)
-	ADDQ SI, R13
-	VMOVUPS Z5, 0(R13)
-	ADDQ SI, R13
-	VMOVUPS Z6, 0(R13)
-	ADDQ SI, R13
-	VMOVUPS Z7, 0(R13)
-	ADDQ SI, R13
-	VMOVUPS Z8, 0(R13)
-	ADDQ SI, R13
-	VMOVUPS Z9, 0(R13)
-	ADDQ SI, R13
-	VMOVUPS Z10, 0(R13)
-	ADDQ SI, R13
-	VMOVUPS Z11, 0(R13)
-	VZEROUPPER
-	RET
-
-// func gemm12x16ColsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
-TEXT ·gemm12x16ColsAVX512(SB), NOSPLIT, $0-57
-	MOVQ k+0(FP), AX
-	MOVQ a+8(FP), R8
-	MOVQ lda+16(FP), R9
-	MOVQ b+24(FP), R11
-	MOVQ ldb+32(FP), R12
-	MOVQ c+40(FP), R13
-	MOVQ ldc+48(FP), SI
-	MOVBLZX add+56(FP), DI
-	LEAQ (R12)(R12*2), R10
-	LEAQ (R9)(R9*2), BX
-	VXORPS Z0, Z0, Z0
-	VXORPS Z1, Z1, Z1
-	VXORPS Z2, Z2, Z2
-	VXORPS Z3, Z3, Z3
-	VXORPS Z4, Z4, Z4
-	VXORPS Z5, Z5, Z5
-	VXORPS Z6, Z6, Z6
-	VXORPS Z7, Z7, Z7
-	VXORPS Z8, Z8, Z8
-	VXORPS Z9, Z9, Z9
-	VXORPS Z10, Z10, Z10
-	VXORPS Z11, Z11, Z11
-	SUBQ $4, AX
-	JLT few
-
-loop:
-	VMOVUPS 0(R11), Z12
-	VBROADCASTSS 0(R8), Z13
-	VFMADD231PS Z12, Z13, Z0
-	VBROADCASTSS 4(R8), Z14
-	VFMADD231PS Z12, Z14, Z1
-	VBROADCASTSS 8(R8), Z13
-	VFMADD231PS Z12, Z13, Z2
-	VBROADCASTSS 12(R8), Z14
-	VFMADD231PS Z12, Z14, Z3
-	VBROADCASTSS 16(R8), Z13
-	VFMADD231PS Z12, Z13, Z4
-	VBROADCASTSS 20(R8), Z14
-	VFMADD231PS Z12, Z14, Z5
-	VBROADCASTSS 24(R8), Z13
-	VFMADD231PS Z12, Z13, Z6
-	VBROADCASTSS 28(R8), Z14
-	VFMADD231PS Z12, Z14, Z7
-	VBROADCASTSS 32(R8), Z13
-	VFMADD231PS Z12, Z13, Z8
-	VBROADCASTSS 36(R8), Z14
-	VFMADD231PS Z12, Z14, Z9
-	VBROADCASTSS 40(R8), Z13
-	VFMADD231PS Z12, Z13, Z10
-	VBROADCASTSS 44(R8), Z14
-	VFMADD231PS Z12, Z14, Z11
-	VMOVUPS 0(R11)(R12*1), Z12
-	VBROADCASTSS 0(R8)(R9*1), Z13
-	VFMADD231PS Z12, Z13, Z0
-	VBROADCASTSS 4(R8)(R9*1), Z14
-	VFMADD231PS Z12, Z14, Z1
-	VBROADCASTSS 8(R8)(R9*1), Z13
-	VFMADD231PS Z12, Z13, Z2
-	VBROADCASTSS 12(R8)(R9*1), Z14
-	VFMADD231PS Z12, Z14, Z3
-	VBROADCASTSS 16(R8)(R9*1), Z13
-	VFMADD231PS Z12, Z13, Z4
-	VBROADCASTSS 20(R8)(R9*1), Z14
-	VFMADD231PS Z12, Z14, Z5
-	VBROADCASTSS 24(R8)(R9*1), Z13
-	VFMADD231PS Z12, Z13, Z6
-	VBROADCASTSS 28(R8)(R9*1), Z14
-	VFMADD231PS Z12, Z14, Z7
-	VBROADCASTSS 32(R8)(R9*1), Z13
-	VFMADD231PS Z12, Z13, Z8
-	VBROADCASTSS 36(R8)(R9*1), Z14
-	VFMADD231PS Z12, Z14, Z9
-	VBROADCASTSS 40(R8)(R9*1), Z13
-	VFMADD231PS Z12, Z13, Z10
-	VBROADCASTSS 44(R8)(R9*1), Z14
-	VFMADD231PS Z12, Z14, Z11
-	VMOVUPS 0(R11)(R12*2), Z12
-	VBROADCASTSS 0(R8)(R9*2), Z13
-	VFMADD231PS Z12, Z13, Z0
-	VBROADCASTSS 4(R8)(R9*2), Z14
-	VFMADD231PS Z12, Z14, Z1
-	VBROADCASTSS 8(R8)(R9*2), Z13
-	VFMADD231PS Z12, Z13, Z2
-	VBROADCASTSS 12(R8)(R9*2), Z14
-	VFMADD231PS Z12, Z14, Z3
-	VBROADCASTSS 16(R8)(R9*2), Z13
-	VFMADD231PS Z12, Z13, Z4
-	VBROADCASTSS 20(R8)(R9*2), Z14
-	VFMADD231PS Z12, Z14, Z5
-	VBROADCASTSS 24(R8)(R9*2), Z13
-	VFMADD231PS Z12, Z13, Z6
-	VBROADCASTSS 28(R8)(R9*2), Z14
-	VFMADD231PS Z12, Z14, Z7
-	VBROADCASTSS 32(R8)(R9*2), Z13
-	VFMADD231PS Z12, Z13, Z8
-	VBROADCASTSS 36(R8)(R9*2), Z14
-	VFMADD231PS Z12, Z14, Z9
-	VBROADCASTSS 40(R8)(R9*2), Z13
-	VFMADD231PS Z12, Z13, Z10
-	VBROADCASTSS 44(R8)(R9*2), Z14
-	VFMADD231PS Z12, Z14, Z11
-	VMOVUPS 0(R11)(R10*1), Z12
-	VBROADCASTSS 0(R8)(BX*1), Z13
-	VFMADD231PS Z12, Z13, Z0
-	VBROADCASTSS 4(R8)(BX*1), Z14
-	VFMADD231PS Z12, Z14, Z1
-	VBROADCASTSS 8(R8)(BX*1), Z13
-	VFMADD231PS Z12, Z13, Z2
-	VBROADCASTSS 12(R8)(BX*1), Z14
-	VFMADD231PS Z12, Z14, Z3
-	VBROADCASTSS 16(R8)(BX*1), Z13
-	VFMADD231PS Z12, Z13, Z4
-	VBROADCASTSS 20(R8)(BX*1), Z14
-	VFMADD231PS Z12, Z14, Z5
-	VBROADCASTSS 24(R8)(BX*1), Z13
-	VFMADD231PS Z12, Z13, Z6
-	VBROADCASTSS 28(R8)(BX*1), Z14
-	VFMADD231PS Z12, Z14, Z7
-	VBROADCASTSS 32(R8)(BX*1), Z13
-	VFMADD231PS Z12, Z13, Z8
-	VBROADCASTSS 36(R8)(BX*1), Z14
-	VFMADD231PS Z12, Z14, Z9
-	VBROADCASTSS 40(R8)(BX*1), Z13
-	VFMADD231PS Z12, Z13, Z10
-	VBROADCASTSS 44(R8)(BX*1), Z14
-	VFMADD231PS Z12, Z14, Z11
-	LEAQ (R8)(R9*4), R8
-	LEAQ (R11)(R12*4), R11
-	SUBQ $4, AX
-	JGE loop
-
-few:
-	ADDQ $4, AX
-	JZ done
-
-one:
-	VMOVUPS 0(R11), Z12
-	VBROADCASTSS 0(R8), Z13
-	VFMADD231PS Z12, Z13, Z0
-	VBROADCASTSS 4(R8), Z14
-	VFMADD231PS Z12, Z14, Z1
-	VBROADCASTSS 8(R8), Z13
-	VFMADD231PS Z12, Z13, Z2
-	VBROADCASTSS 12(R8), Z14
-	VFMADD231PS Z12, Z14, Z3
-	VBROADCASTSS 16(R8), Z13
-	VFMADD231PS Z12, Z13, Z4
-	VBROADCASTSS 20(R8), Z14
-	VFMADD231PS Z12, Z14, Z5
-	VBROADCASTSS 24(R8), Z13
-	VFMADD231PS Z12, Z13, Z6
-	VBROADCASTSS 28(R8), Z14
-	VFMADD231PS Z12, Z14, Z7
-	VBROADCASTSS 32(R8), Z13
-	VFMADD231PS Z12, Z13, Z8
-	VBROADCASTSS 36(R8), Z14
-	VFMADD231PS Z12, Z14, Z9
-	VBROADCASTSS 40(R8), Z13
-	VFMADD231PS Z12, Z13, Z10
-	VBROADCASTSS 44(R8), Z14
-	VFMADD231PS Z12, Z14, Z11
-	LEAQ (R8)(R9*1), R8
-	ADDQ R12, R11
-	DECQ AX
-	JNZ one
-
-done:
-	TESTL DI, DI
-	JZ store
-	VADDPS 0(R13), Z0, Z0
-	VMOVUPS Z0, 0(R13)
-	ADDQ SI, R13
-	VADDPS 0(R13), Z1, Z1
-	VMOVUPS Z1, 0(R13)
-	ADDQ SI, R13
-	VADDPS 0(R13), Z2, Z2
-	VMOVUPS Z2, 0(R13)
-	ADDQ SI, R13
-	VADDPS 0(R13), Z3, Z3
-	VMOVUPS Z3, 0(R13)
-	ADDQ SI, R13
-	VADDPS 0(R13), Z4, Z4
-	VMOVUPS Z4, 0(R13)
-	ADDQ SI, R13
-	VADDPS 0(R13), Z5, Z5
-	VMOVUPS Z5, 0(R13)
-	ADDQ SI, R13
-	VADDPS 0(R13), Z6, Z6
-	VMOVUPS Z6, 0(R13)
-	ADDQ SI, R13
-	VADDPS 0(R13), Z7, Z7
-	VMOVUPS Z7, 0(R13)
-	ADDQ SI, R13
-	VADDPS 0(R13), Z8, Z8
-	VMOVUPS Z8, 0(R13)
-	ADDQ SI, R13
-	VADDPS 0(R13), Z9, Z9
-	VMOVUPS Z9, 0(R13)
-	ADDQ SI, R13
-	VADDPS 0(R13), Z10, Z10
-	VMOVUPS Z10, 0(R13)
-	ADDQ SI, R13
-	VADDPS 0(R13), Z11, Z11
-	VMOVUPS Z11, 0(R13)
-	VZEROUPPER
-	RET
-
-store:
-	VMOVUPS Z0, 0(R13)
-	ADDQ SI, R13
-	VMOVUPS Z1, 0(R13)
-	ADDQ SI, R13
-	VMOVUPS Z2, 0(R13)
-	ADDQ SI, R13
-	VMOVUPS Z3, 0(R13)
-	ADDQ SI, R13
-	VMOVUPS Z4, 0(R13)
-	ADDQ SI, R13
-	VMOVUPS Z5, 0(R13)
-	ADDQ SI, R13
-	VMOVUPS Z6, 0(R13)
-	ADDQ SI, R13
-	VMOVUPS Z7, 0(R13)
-	ADDQ SI, R13
-	VMOVUPS Z8, 0(R13)
-	ADDQ SI, R13
-	VMOVUPS Z9, 0(R13)
-	ADDQ SI, R13
-	VMOVUPS Z10, 0(R13)
-	ADDQ SI, R13
-	VMOVUPS Z11, 0(R13)
-	VZEROUPPER
-	RET
-
-// func gemm8x16RowsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
-TEXT ·gemm8x16RowsAVX512(SB), NOSPLIT, $0-57
-	MOVQ k+0(FP), AX
-	MOVQ a+8(FP), R8
-	MOVQ lda+16(FP), R9
-	MOVQ b+24(FP), R11
-	MOVQ ldb+32(FP), R12
-	MOVQ c+40(FP), R13
-	MOVQ ldc+48(FP), SI
-	MOVBLZX add+56(FP), DI
-	LEAQ (R12)(R12*2), R10
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
 	LEAQ (R8)(R9*2), BX
 	ADDQ R9, BX
 	LEAQ (BX)(R9*2), CX
@@ -5231,6 +4636,7 @@ TEXT ·gemm8x16RowsAVX512(SB), NOSPLIT, $0-57
 	VXORPS Z7, Z7, Z7
 	SUBQ $4, AX
 	JLT few
+	PCALIGN $64
 
 loop:
 	VMOVUPS 0(R11), Z8
@@ -5338,8 +4744,8 @@ one:
 	JNZ one
 
 done:
-	TESTL DI, DI
-	JZ store
+	CMPB add+64(FP), $0
+	JEQ store
 	VADDPS 0(R13), Z0, Z0
 	VMOVUPS Z0, 0(R13)
 	ADDQ SI, R13
@@ -5363,6 +4769,10 @@ done:
 	ADDQ SI, R13
 	VADDPS 0(R13), Z7, Z7
 	VMOVUPS Z7, 0(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*8), R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
@@ -5382,21 +4792,28 @@ store:
 	VMOVUPS Z6, 0(R13)
 	ADDQ SI, R13
 	VMOVUPS Z7, 0(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*8), R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
-// func gemm8x16ColsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
-TEXT ·gemm8x16ColsAVX512(SB), NOSPLIT, $0-57
-	MOVQ k+0(FP), AX
-	MOVQ a+8(FP), R8
-	MOVQ lda+16(FP), R9
-	MOVQ b+24(FP), R11
-	MOVQ ldb+32(FP), R12
-	MOVQ c+40(FP), R13
-	MOVQ ldc+48(FP), SI
-	MOVBLZX add+56(FP), DI
+// func gemm8x16ColsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·gemm8x16ColsAVX512(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
 	LEAQ (R12)(R12*2), R10
 	LEAQ (R9)(R9*2), BX
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
@@ -5407,6 +4824,7 @@ TEXT ·gemm8x16ColsAVX512(SB), NOSPLIT, $0-57
 	VXORPS Z7, Z7, Z7
 	SUBQ $4, AX
 	JLT few
+	PCALIGN $64
 
 loop:
 	VMOVUPS 0(R11), Z8
@@ -5510,8 +4928,8 @@ one:
 	JNZ one
 
 done:
-	TESTL DI, DI
-	JZ store
+	CMPB add+64(FP), $0
+	JEQ store
 	VADDPS 0(R13), Z0, Z0
 	VMOVUPS Z0, 0(R13)
 	ADDQ SI, R13
@@ -5535,6 +4953,10 @@ done:
 	ADDQ SI, R13
 	VADDPS 0(R13), Z7, Z7
 	VMOVUPS Z7, 0(R13)
+	ADDQ SI, R13
+	ADDQ $32, R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
@@ -5554,20 +4976,27 @@ store:
 	VMOVUPS Z6, 0(R13)
 	ADDQ SI, R13
 	VMOVUPS Z7, 0(R13)
+	ADDQ SI, R13
+	ADDQ $32, R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
-// func gemm4x16RowsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
-TEXT ·gemm4x16RowsAVX512(SB), NOSPLIT, $0-57
-	MOVQ k+0(FP), AX
-	MOVQ a+8(FP), R8
-	MOVQ lda+16(FP), R9
-	MOVQ b+24(FP), R11
-	MOVQ ldb+32(FP), R12
-	MOVQ c+40(FP), R13
-	MOVQ ldc+48(FP), SI
-	MOVBLZX add+56(FP), DI
+// func gemm4x16RowsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·gemm4x16RowsAVX512(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
 	LEAQ (R12)(R12*2), R10
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
 	LEAQ (R8)(R9*2), BX
 	ADDQ R9, BX
 	VXORPS Z0, Z0, Z0
@@ -5576,6 +5005,7 @@ TEXT ·gemm4x16RowsAVX512(SB), NOSPLIT, $0-57
 	VXORPS Z3, Z3, Z3
 	SUBQ $4, AX
 	JLT few
+	PCALIGN $64
 
 loop:
 	VMOVUPS 0(R11), Z4
@@ -5641,8 +5071,8 @@ one:
 	JNZ one
 
 done:
-	TESTL DI, DI
-	JZ store
+	CMPB add+64(FP), $0
+	JEQ store
 	VADDPS 0(R13), Z0, Z0
 	VMOVUPS Z0, 0(R13)
 	ADDQ SI, R13
@@ -5654,6 +5084,10 @@ done:
 	ADDQ SI, R13
 	VADDPS 0(R13), Z3, Z3
 	VMOVUPS Z3, 0(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*4), R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
@@ -5665,27 +5099,35 @@ store:
 	VMOVUPS Z2, 0(R13)
 	ADDQ SI, R13
 	VMOVUPS Z3, 0(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*4), R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
-// func gemm4x16ColsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
-TEXT ·gemm4x16ColsAVX512(SB), NOSPLIT, $0-57
-	MOVQ k+0(FP), AX
-	MOVQ a+8(FP), R8
-	MOVQ lda+16(FP), R9
-	MOVQ b+24(FP), R11
-	MOVQ ldb+32(FP), R12
-	MOVQ c+40(FP), R13
-	MOVQ ldc+48(FP), SI
-	MOVBLZX add+56(FP), DI
+// func gemm4x16ColsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·gemm4x16ColsAVX512(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
 	LEAQ (R12)(R12*2), R10
 	LEAQ (R9)(R9*2), BX
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	VXORPS Z2, Z2, Z2
 	VXORPS Z3, Z3, Z3
 	SUBQ $4, AX
 	JLT few
+	PCALIGN $64
 
 loop:
 	VMOVUPS 0(R11), Z4
@@ -5749,8 +5191,8 @@ one:
 	JNZ one
 
 done:
-	TESTL DI, DI
-	JZ store
+	CMPB add+64(FP), $0
+	JEQ store
 	VADDPS 0(R13), Z0, Z0
 	VMOVUPS Z0, 0(R13)
 	ADDQ SI, R13
@@ -5762,6 +5204,10 @@ done:
 	ADDQ SI, R13
 	VADDPS 0(R13), Z3, Z3
 	VMOVUPS Z3, 0(R13)
+	ADDQ SI, R13
+	ADDQ $16, R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
@@ -5773,24 +5219,32 @@ store:
 	VMOVUPS Z2, 0(R13)
 	ADDQ SI, R13
 	VMOVUPS Z3, 0(R13)
+	ADDQ SI, R13
+	ADDQ $16, R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
-// func gemm2x16RowsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
-TEXT ·gemm2x16RowsAVX512(SB), NOSPLIT, $0-57
-	MOVQ k+0(FP), AX
-	MOVQ a+8(FP), R8
-	MOVQ lda+16(FP), R9
-	MOVQ b+24(FP), R11
-	MOVQ ldb+32(FP), R12
-	MOVQ c+40(FP), R13
-	MOVQ ldc+48(FP), SI
-	MOVBLZX add+56(FP), DI
+// func gemm2x16RowsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·gemm2x16RowsAVX512(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
 	LEAQ (R12)(R12*2), R10
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	SUBQ $4, AX
 	JLT few
+	PCALIGN $64
 
 loop:
 	VMOVUPS 0(R11), Z2
@@ -5834,13 +5288,17 @@ one:
 	JNZ one
 
 done:
-	TESTL DI, DI
-	JZ store
+	CMPB add+64(FP), $0
+	JEQ store
 	VADDPS 0(R13), Z0, Z0
 	VMOVUPS Z0, 0(R13)
 	ADDQ SI, R13
 	VADDPS 0(R13), Z1, Z1
 	VMOVUPS Z1, 0(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*2), R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
@@ -5848,25 +5306,33 @@ store:
 	VMOVUPS Z0, 0(R13)
 	ADDQ SI, R13
 	VMOVUPS Z1, 0(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*2), R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
-// func gemm2x16ColsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
-TEXT ·gemm2x16ColsAVX512(SB), NOSPLIT, $0-57
-	MOVQ k+0(FP), AX
-	MOVQ a+8(FP), R8
-	MOVQ lda+16(FP), R9
-	MOVQ b+24(FP), R11
-	MOVQ ldb+32(FP), R12
-	MOVQ c+40(FP), R13
-	MOVQ ldc+48(FP), SI
-	MOVBLZX add+56(FP), DI
+// func gemm2x16ColsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·gemm2x16ColsAVX512(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
 	LEAQ (R12)(R12*2), R10
 	LEAQ (R9)(R9*2), BX
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
 	VXORPS Z0, Z0, Z0
 	VXORPS Z1, Z1, Z1
 	SUBQ $4, AX
 	JLT few
+	PCALIGN $64
 
 loop:
 	VMOVUPS 0(R11), Z2
@@ -5910,13 +5376,17 @@ one:
 	JNZ one
 
 done:
-	TESTL DI, DI
-	JZ store
+	CMPB add+64(FP), $0
+	JEQ store
 	VADDPS 0(R13), Z0, Z0
 	VMOVUPS Z0, 0(R13)
 	ADDQ SI, R13
 	VADDPS 0(R13), Z1, Z1
 	VMOVUPS Z1, 0(R13)
+	ADDQ SI, R13
+	ADDQ $8, R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
@@ -5924,23 +5394,31 @@ store:
 	VMOVUPS Z0, 0(R13)
 	ADDQ SI, R13
 	VMOVUPS Z1, 0(R13)
+	ADDQ SI, R13
+	ADDQ $8, R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
-// func gemm1x16RowsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
-TEXT ·gemm1x16RowsAVX512(SB), NOSPLIT, $0-57
-	MOVQ k+0(FP), AX
-	MOVQ a+8(FP), R8
-	MOVQ lda+16(FP), R9
-	MOVQ b+24(FP), R11
-	MOVQ ldb+32(FP), R12
-	MOVQ c+40(FP), R13
-	MOVQ ldc+48(FP), SI
-	MOVBLZX add+56(FP), DI
+// func gemm1x16RowsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·gemm1x16RowsAVX512(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
 	LEAQ (R12)(R12*2), R10
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
 	VXORPS Z0, Z0, Z0
 	SUBQ $4, AX
 	JLT few
+	PCALIGN $64
 
 loop:
 	VMOVUPS 0(R11), Z1
@@ -5974,33 +5452,45 @@ one:
 	JNZ one
 
 done:
-	TESTL DI, DI
-	JZ store
+	CMPB add+64(FP), $0
+	JEQ store
 	VADDPS 0(R13), Z0, Z0
 	VMOVUPS Z0, 0(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*1), R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
 store:
 	VMOVUPS Z0, 0(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*1), R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
-// func gemm1x16ColsAVX512(k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
-TEXT ·gemm1x16ColsAVX512(SB), NOSPLIT, $0-57
-	MOVQ k+0(FP), AX
-	MOVQ a+8(FP), R8
-	MOVQ lda+16(FP), R9
-	MOVQ b+24(FP), R11
-	MOVQ ldb+32(FP), R12
-	MOVQ c+40(FP), R13
-	MOVQ ldc+48(FP), SI
-	MOVBLZX add+56(FP), DI
+// func gemm1x16ColsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·gemm1x16ColsAVX512(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
 	LEAQ (R12)(R12*2), R10
 	LEAQ (R9)(R9*2), BX
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
 	VXORPS Z0, Z0, Z0
 	SUBQ $4, AX
 	JLT few
+	PCALIGN $64
 
 loop:
 	VMOVUPS 0(R11), Z1
@@ -6034,21 +5524,35 @@ one:
 	JNZ one
 
 done:
-	TESTL DI, DI
-	JZ store
+	CMPB add+64(FP), $0
+	JEQ store
 	VADDPS 0(R13), Z0, Z0
 	VMOVUPS Z0, 0(R13)
+	ADDQ SI, R13
+	ADDQ $4, R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
 store:
 	VMOVUPS Z0, 0(R13)
+	ADDQ SI, R13
+	ADDQ $4, R14
+	DECQ DI
+	JNZ tile
 	VZEROUPPER
 	RET
 
-// func colMaxAVX512(rows int, x *float32, ld uintptr, n int, mx *float32)
-TEXT ·colMaxAVX512(SB), NOSPLIT, $0-40
-	MOVQ mx+32(FP), DX
+// func colMaxAVX512(rows int, x *float32, ld uintptr, n int, scale, slack float32, top, base *float32) (raised uint64)
+TEXT ·colMaxAVX512(SB), NOSPLIT, $0-64
+	MOVQ top+40(FP), DX
+	MOVQ base+48(FP), BX
+	XORL R10, R10
+	XORL R12, R12
+	VBROADCASTSS scale+32(FP), Z12
+	VBROADCASTSS slack+36(FP), Z13
+	VBROADCASTSS ·maxFloat+0(SB), Z14
 	MOVQ rows+0(FP), AX
 	MOVQ x+8(FP), DI
 	MOVQ ld+16(FP), R8
@@ -6057,10 +5561,10 @@ TEXT ·colMaxAVX512(SB), NOSPLIT, $0-40
 next:
 	MOVQ DI, SI
 	MOVQ AX, R9
-	VMOVUPS 0(DX), Z0
-	VMOVAPS Z0, Z1
-	VMOVAPS Z0, Z2
-	VMOVAPS Z0, Z3
+	VBROADCASTSS ·negInf+0(SB), Z0
+	VBROADCASTSS ·negInf+0(SB), Z1
+	VBROADCASTSS ·negInf+0(SB), Z2
+	VBROADCASTSS ·negInf+0(SB), Z3
 	SUBQ $4, R9
 	JLT few
 
@@ -6095,26 +5599,41 @@ done:
 	VMAXPS Z1, Z0, Z0
 	VMAXPS Z2, Z0, Z0
 	VMAXPS Z3, Z0, Z0
-	VMOVUPS Z0, 0(DX)
+	VMULPS Z12, Z0, Z0
+	VMOVUPS 0(DX), Z1
+	VMAXPS Z1, Z0, Z1
+	VMOVUPS Z1, 0(DX)
+	VADDPS 0(BX), Z13, Z2
+	VMINPS Z2, Z14, Z2
+	VCMPPS $6, Z2, Z1, K1
+	KMOVW K1, R11
+	XCHGQ CX, R12
+	SHLQ CX, R11
+	ORQ R11, R10
+	ADDQ $16, CX
+	XCHGQ CX, R12
 	ADDQ $64, DX
+	ADDQ $64, BX
 	ADDQ $64, DI
 	SUBQ $16, CX
 	JNZ next
+	MOVQ R10, raised+56(FP)
 	VZEROUPPER
 	RET
 
-// func expSumAVX512(rows int, x *float32, ld uintptr, n int, m, l *float32)
-TEXT ·expSumAVX512(SB), NOSPLIT, $0-48
-	MOVQ m+32(FP), DX
-	MOVQ l+40(FP), BX
-	VBROADCASTSS ·expCoef+0(SB), Z8
-	VBROADCASTSS ·expCoef+4(SB), Z9
-	VBROADCASTSS ·expCoef+8(SB), Z10
-	VBROADCASTSS ·expCoef+12(SB), Z11
-	VBROADCASTSS ·expCoef+16(SB), Z12
-	VBROADCASTSS ·expCoef+20(SB), Z13
-	VBROADCASTSS ·expCoef+24(SB), Z14
+// func expSumAVX512(rows int, x *float32, ld uintptr, n int, scale float32, m, l *float32)
+TEXT ·expSumAVX512(SB), NOSPLIT, $0-56
+	MOVQ m+40(FP), DX
+	MOVQ l+48(FP), BX
+	VBROADCASTSS ·expCoef+0(SB), Z7
+	VBROADCASTSS ·expCoef+4(SB), Z8
+	VBROADCASTSS ·expCoef+8(SB), Z9
+	VBROADCASTSS ·expCoef+12(SB), Z10
+	VBROADCASTSS ·expCoef+16(SB), Z11
+	VBROADCASTSS ·expCoef+20(SB), Z12
+	VBROADCASTSS ·expCoef+24(SB), Z13
 	VBROADCASTSS ·expLow+0(SB), Z15
+	VBROADCASTSS scale+32(FP), Z14
 	MOVQ rows+0(FP), AX
 	MOVQ x+8(FP), DI
 	MOVQ ld+16(FP), R8
@@ -6124,19 +5643,19 @@ next:
 	MOVQ DI, SI
 	MOVQ AX, R9
 	VMOVUPS 0(DX), Z0
-	VMOVUPS 0(BX), Z2
+	VXORPS Z2, Z2, Z2
 
 row:
 	VMOVUPS 0(SI), Z4
-	VSUBPS Z0, Z4, Z4
+	VFMSUB213PS Z0, Z14, Z4
 	VREDUCEPS $9, Z4, Z5
-	VMOVAPS Z8, Z6
+	VMOVAPS Z7, Z6
+	VFMADD213PS Z8, Z5, Z6
 	VFMADD213PS Z9, Z5, Z6
 	VFMADD213PS Z10, Z5, Z6
 	VFMADD213PS Z11, Z5, Z6
 	VFMADD213PS Z12, Z5, Z6
 	VFMADD213PS Z13, Z5, Z6
-	VFMADD213PS Z14, Z5, Z6
 	VCMPPS $5, Z15, Z4, K1
 	VSCALEFPS.Z Z4, Z6, K1, Z6
 	VMOVUPS Z6, 0(SI)
@@ -6144,9 +5663,46 @@ row:
 	ADDQ R8, SI
 	DECQ R9
 	JNZ row
+	VADDPS 0(BX), Z2, Z2
 	VMOVUPS Z2, 0(BX)
 	ADDQ $64, DX
 	ADDQ $64, BX
+	ADDQ $64, DI
+	SUBQ $16, CX
+	JNZ next
+	VZEROUPPER
+	RET
+
+// func maskAVX512(rows int, x *float32, ld uintptr, n int, pos *int32, first, far, near int32)
+TEXT ·maskAVX512(SB), NOSPLIT, $0-52
+	MOVQ pos+32(FP), DX
+	VPBROADCASTD ·iota16+4(SB), Z0
+	VBROADCASTSS ·negInf+0(SB), Z2
+	MOVQ rows+0(FP), AX
+	MOVQ x+8(FP), DI
+	MOVQ ld+16(FP), R8
+	MOVQ n+24(FP), CX
+
+next:
+	MOVQ DI, SI
+	MOVQ AX, R9
+	VBROADCASTSS far+44(FP), Z8
+	VBROADCASTSS near+48(FP), Z9
+	VBROADCASTSS first+40(FP), Z1
+	VMOVDQU32 0(DX), Z3
+	VPSUBD Z8, Z3, Z4
+	VPSUBD Z9, Z3, Z6
+
+row:
+	VPCMPD $1, Z4, Z1, K1
+	VPCMPD $1, Z1, Z6, K2
+	KORW K1, K2, K1
+	VMOVUPS Z2, K1, 0(SI)
+	VPADDD Z0, Z1, Z1
+	ADDQ R8, SI
+	DECQ R9
+	JNZ row
+	ADDQ $64, DX
 	ADDQ $64, DI
 	SUBQ $16, CX
 	JNZ next
@@ -6196,28 +5752,172 @@ columns:
 	VZEROUPPER
 	RET
 
-// func packAVX512(cols int, src *float32, lds uintptr, dst *float32, ldd uintptr, f float32)
-TEXT ·packAVX512(SB), NOSPLIT, $0-44
+// func transposeAVX512(cols int, src *float32, lds uintptr, dst *float32, ldd uintptr)
+TEXT ·transposeAVX512(SB), NOSPLIT, $0-40
 	MOVQ cols+0(FP), AX
 	MOVQ src+8(FP), SI
 	MOVQ lds+16(FP), R8
 	MOVQ dst+24(FP), DI
 	MOVQ ldd+32(FP), R9
-	VBROADCASTSS f+40(FP), Z1
-	MOVQ R8, X2
-	VPBROADCASTD X2, Z0
-	VPMULLD ·iota16+0(SB), Z0, Z0
+	SUBQ $16, AX
+	JLT few
 
-loop:
-	VXORPS Z4, Z4, Z4
-	KXNORW K1, K1, K1
-	VGATHERDPS (SI)(Z0*1), K1, Z4
-	VMULPS Z1, Z4, Z4
-	VMOVUPS Z4, 0(DI)
+square:
+	MOVQ SI, BX
+	VMOVUPS (BX), Z0
+	ADDQ R8, BX
+	VMOVUPS (BX), Z1
+	ADDQ R8, BX
+	VMOVUPS (BX), Z2
+	ADDQ R8, BX
+	VMOVUPS (BX), Z3
+	ADDQ R8, BX
+	VMOVUPS (BX), Z4
+	ADDQ R8, BX
+	VMOVUPS (BX), Z5
+	ADDQ R8, BX
+	VMOVUPS (BX), Z6
+	ADDQ R8, BX
+	VMOVUPS (BX), Z7
+	ADDQ R8, BX
+	VMOVUPS (BX), Z8
+	ADDQ R8, BX
+	VMOVUPS (BX), Z9
+	ADDQ R8, BX
+	VMOVUPS (BX), Z10
+	ADDQ R8, BX
+	VMOVUPS (BX), Z11
+	ADDQ R8, BX
+	VMOVUPS (BX), Z12
+	ADDQ R8, BX
+	VMOVUPS (BX), Z13
+	ADDQ R8, BX
+	VMOVUPS (BX), Z14
+	ADDQ R8, BX
+	VMOVUPS (BX), Z15
+	VUNPCKLPS Z1, Z0, Z16
+	VUNPCKHPS Z1, Z0, Z1
+	VUNPCKLPS Z3, Z2, Z0
+	VUNPCKHPS Z3, Z2, Z3
+	VUNPCKLPS Z5, Z4, Z2
+	VUNPCKHPS Z5, Z4, Z5
+	VUNPCKLPS Z7, Z6, Z4
+	VUNPCKHPS Z7, Z6, Z7
+	VUNPCKLPS Z9, Z8, Z6
+	VUNPCKHPS Z9, Z8, Z9
+	VUNPCKLPS Z11, Z10, Z8
+	VUNPCKHPS Z11, Z10, Z11
+	VUNPCKLPS Z13, Z12, Z10
+	VUNPCKHPS Z13, Z12, Z13
+	VUNPCKLPS Z15, Z14, Z12
+	VUNPCKHPS Z15, Z14, Z15
+	VUNPCKLPD Z0, Z16, Z14
+	VUNPCKHPD Z0, Z16, Z0
+	VUNPCKLPD Z3, Z1, Z16
+	VUNPCKHPD Z3, Z1, Z3
+	VUNPCKLPD Z4, Z2, Z1
+	VUNPCKHPD Z4, Z2, Z4
+	VUNPCKLPD Z7, Z5, Z2
+	VUNPCKHPD Z7, Z5, Z7
+	VUNPCKLPD Z8, Z6, Z5
+	VUNPCKHPD Z8, Z6, Z8
+	VUNPCKLPD Z11, Z9, Z6
+	VUNPCKHPD Z11, Z9, Z11
+	VUNPCKLPD Z12, Z10, Z9
+	VUNPCKHPD Z12, Z10, Z12
+	VUNPCKLPD Z15, Z13, Z10
+	VUNPCKHPD Z15, Z13, Z15
+	VSHUFF32X4 $0x88, Z1, Z14, Z13
+	VSHUFF32X4 $0xdd, Z1, Z14, Z1
+	VSHUFF32X4 $0x88, Z9, Z5, Z14
+	VSHUFF32X4 $0xdd, Z9, Z5, Z9
+	VSHUFF32X4 $0x88, Z14, Z13, Z5
+	VSHUFF32X4 $0xdd, Z14, Z13, Z14
+	VSHUFF32X4 $0x88, Z9, Z1, Z13
+	VSHUFF32X4 $0xdd, Z9, Z1, Z9
+	VSHUFF32X4 $0x88, Z2, Z16, Z1
+	VSHUFF32X4 $0xdd, Z2, Z16, Z2
+	VSHUFF32X4 $0x88, Z10, Z6, Z16
+	VSHUFF32X4 $0xdd, Z10, Z6, Z10
+	VSHUFF32X4 $0x88, Z16, Z1, Z6
+	VSHUFF32X4 $0xdd, Z16, Z1, Z16
+	VSHUFF32X4 $0x88, Z10, Z2, Z1
+	VSHUFF32X4 $0xdd, Z10, Z2, Z10
+	VSHUFF32X4 $0x88, Z4, Z0, Z2
+	VSHUFF32X4 $0xdd, Z4, Z0, Z4
+	VSHUFF32X4 $0x88, Z12, Z8, Z0
+	VSHUFF32X4 $0xdd, Z12, Z8, Z12
+	VSHUFF32X4 $0x88, Z0, Z2, Z8
+	VSHUFF32X4 $0xdd, Z0, Z2, Z0
+	VSHUFF32X4 $0x88, Z12, Z4, Z2
+	VSHUFF32X4 $0xdd, Z12, Z4, Z12
+	VSHUFF32X4 $0x88, Z7, Z3, Z4
+	VSHUFF32X4 $0xdd, Z7, Z3, Z7
+	VSHUFF32X4 $0x88, Z15, Z11, Z3
+	VSHUFF32X4 $0xdd, Z15, Z11, Z15
+	VSHUFF32X4 $0x88, Z3, Z4, Z11
+	VSHUFF32X4 $0xdd, Z3, Z4, Z3
+	VSHUFF32X4 $0x88, Z15, Z7, Z4
+	VSHUFF32X4 $0xdd, Z15, Z7, Z15
+	MOVQ DI, BX
+	VMOVUPS Z5, 0(BX)
+	ADDQ R9, BX
+	VMOVUPS Z8, 0(BX)
+	ADDQ R9, BX
+	VMOVUPS Z6, 0(BX)
+	ADDQ R9, BX
+	VMOVUPS Z11, 0(BX)
+	ADDQ R9, BX
+	VMOVUPS Z13, 0(BX)
+	ADDQ R9, BX
+	VMOVUPS Z2, 0(BX)
+	ADDQ R9, BX
+	VMOVUPS Z1, 0(BX)
+	ADDQ R9, BX
+	VMOVUPS Z4, 0(BX)
+	ADDQ R9, BX
+	VMOVUPS Z14, 0(BX)
+	ADDQ R9, BX
+	VMOVUPS Z0, 0(BX)
+	ADDQ R9, BX
+	VMOVUPS Z16, 0(BX)
+	ADDQ R9, BX
+	VMOVUPS Z3, 0(BX)
+	ADDQ R9, BX
+	VMOVUPS Z9, 0(BX)
+	ADDQ R9, BX
+	VMOVUPS Z12, 0(BX)
+	ADDQ R9, BX
+	VMOVUPS Z10, 0(BX)
+	ADDQ R9, BX
+	VMOVUPS Z15, 0(BX)
+	ADDQ $64, SI
+	LEAQ (DI)(R9*8), DI
+	LEAQ (DI)(R9*8), DI
+	SUBQ $16, AX
+	JGE square
+
+few:
+	ADDQ $16, AX
+	JZ done
+
+one:
+	MOVQ SI, BX
+	XORL CX, CX
+
+element:
+	MOVL (BX), DX
+	MOVL DX, (DI)(CX*4)
+	ADDQ R8, BX
+	INCQ CX
+	CMPQ CX, $16
+	JLT element
 	ADDQ $4, SI
 	ADDQ R9, DI
 	DECQ AX
-	JNZ loop
+	JNZ one
+
+done:
 	VZEROUPPER
 	RET
 
@@ -6246,6 +5946,32 @@ loop:
 	VZEROUPPER
 	RET
 
+// func scaleColsAVX512(rows int, x *float32, ld uintptr, n int, f *float32)
+TEXT ·scaleColsAVX512(SB), NOSPLIT, $0-40
+	MOVQ f+32(FP), DX
+	MOVQ rows+0(FP), AX
+	MOVQ x+8(FP), DI
+	MOVQ ld+16(FP), R8
+	MOVQ n+24(FP), CX
+
+next:
+	MOVQ DI, SI
+	MOVQ AX, R9
+	VMOVUPS 0(DX), Z0
+
+row:
+	VMULPS 0(SI), Z0, Z2
+	VMOVUPS Z2, 0(SI)
+	ADDQ R8, SI
+	DECQ R9
+	JNZ row
+	ADDQ $64, DX
+	ADDQ $64, DI
+	SUBQ $16, CX
+	JNZ next
+	VZEROUPPER
+	RET
+
 // func addAVX512(n int, dst, src *float32)
 TEXT ·addAVX512(SB), NOSPLIT, $0-24
 	MOVQ n+0(FP), AX
@@ -6257,6 +5983,59 @@ loop:
 	VADDPS 0(DI), Z0, Z0
 	VMOVUPS Z0, 0(DI)
 	ADDQ $64, SI
+	ADDQ $64, DI
+	SUBQ $16, AX
+	JNZ loop
+	VZEROUPPER
+	RET
+
+// func finiteAVX512(n int, x *float32) (bad uint32)
+TEXT ·finiteAVX512(SB), NOSPLIT, $0-20
+	MOVQ n+0(FP), AX
+	MOVQ x+8(FP), SI
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+
+loop:
+	VFMADD231PS 0(SI), Z1, Z2
+	ADDQ $64, SI
+	SUBQ $16, AX
+	JNZ loop
+	XORL AX, AX
+	VCMPPS $3, Z2, Z2, K1
+	KMOVW K1, BX
+	ORL BX, AX
+	MOVL AX, bad+16(FP)
+	VZEROUPPER
+	RET
+
+// func bf16AVX512(n int, dst *float32, src *uint16)
+TEXT ·bf16AVX512(SB), NOSPLIT, $0-24
+	MOVQ n+0(FP), AX
+	MOVQ dst+8(FP), DI
+	MOVQ src+16(FP), SI
+
+loop:
+	VPMOVZXWD 0(SI), Z0
+	VPSLLD $16, Z0, Z0
+	VMOVUPS Z0, 0(DI)
+	ADDQ $32, SI
+	ADDQ $64, DI
+	SUBQ $16, AX
+	JNZ loop
+	VZEROUPPER
+	RET
+
+// func f16AVX512(n int, dst *float32, src *uint16)
+TEXT ·f16AVX512(SB), NOSPLIT, $0-24
+	MOVQ n+0(FP), AX
+	MOVQ dst+8(FP), DI
+	MOVQ src+16(FP), SI
+
+loop:
+	VCVTPH2PS 0(SI), Z0
+	VMOVUPS Z0, 0(DI)
+	ADDQ $32, SI
 	ADDQ $64, DI
 	SUBQ $16, AX
 	JNZ loop
@@ -6332,4 +6111,4299 @@ loop:
 	DECQ AX
 	JNZ loop
 	VZEROUPPER
+	RET
+
+// func dot8x48RowsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·dot8x48RowsAVX512BF16(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
+	LEAQ (R12)(R12*2), R10
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
+	LEAQ (R8)(R9*2), BX
+	ADDQ R9, BX
+	LEAQ (BX)(R9*2), CX
+	ADDQ R9, CX
+	VXORPS Z0, Z0, Z0
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
+	VXORPS Z7, Z7, Z7
+	VXORPS Z8, Z8, Z8
+	VXORPS Z9, Z9, Z9
+	VXORPS Z10, Z10, Z10
+	VXORPS Z11, Z11, Z11
+	VXORPS Z12, Z12, Z12
+	VXORPS Z13, Z13, Z13
+	VXORPS Z14, Z14, Z14
+	VXORPS Z15, Z15, Z15
+	VXORPS Z16, Z16, Z16
+	VXORPS Z17, Z17, Z17
+	VXORPS Z18, Z18, Z18
+	VXORPS Z19, Z19, Z19
+	VXORPS Z20, Z20, Z20
+	VXORPS Z21, Z21, Z21
+	VXORPS Z22, Z22, Z22
+	VXORPS Z23, Z23, Z23
+	SUBQ $4, AX
+	JLT few
+	PCALIGN $64
+
+loop:
+	VMOVUPS 0(R11), Z24
+	VMOVUPS 64(R11), Z25
+	VMOVUPS 128(R11), Z26
+	VBROADCASTSS 0(R8), Z27
+	BYTE $0x62; BYTE $0x92; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xc0 // VDPBF16PS Z24, Z27, Z0
+	BYTE $0x62; BYTE $0x92; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xc9 // VDPBF16PS Z25, Z27, Z1
+	BYTE $0x62; BYTE $0x92; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xd2 // VDPBF16PS Z26, Z27, Z2
+	VBROADCASTSS 0(R8)(R9*1), Z28
+	BYTE $0x62; BYTE $0x92; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xd8 // VDPBF16PS Z24, Z28, Z3
+	BYTE $0x62; BYTE $0x92; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xe1 // VDPBF16PS Z25, Z28, Z4
+	BYTE $0x62; BYTE $0x92; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xea // VDPBF16PS Z26, Z28, Z5
+	VBROADCASTSS 0(R8)(R9*2), Z27
+	BYTE $0x62; BYTE $0x92; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xf0 // VDPBF16PS Z24, Z27, Z6
+	BYTE $0x62; BYTE $0x92; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xf9 // VDPBF16PS Z25, Z27, Z7
+	BYTE $0x62; BYTE $0x12; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xc2 // VDPBF16PS Z26, Z27, Z8
+	VBROADCASTSS 0(BX), Z28
+	BYTE $0x62; BYTE $0x12; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xc8 // VDPBF16PS Z24, Z28, Z9
+	BYTE $0x62; BYTE $0x12; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xd1 // VDPBF16PS Z25, Z28, Z10
+	BYTE $0x62; BYTE $0x12; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xda // VDPBF16PS Z26, Z28, Z11
+	VBROADCASTSS 0(BX)(R9*1), Z27
+	BYTE $0x62; BYTE $0x12; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xe0 // VDPBF16PS Z24, Z27, Z12
+	BYTE $0x62; BYTE $0x12; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xe9 // VDPBF16PS Z25, Z27, Z13
+	BYTE $0x62; BYTE $0x12; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xf2 // VDPBF16PS Z26, Z27, Z14
+	VBROADCASTSS 0(BX)(R9*2), Z28
+	BYTE $0x62; BYTE $0x12; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xf8 // VDPBF16PS Z24, Z28, Z15
+	BYTE $0x62; BYTE $0x82; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xc1 // VDPBF16PS Z25, Z28, Z16
+	BYTE $0x62; BYTE $0x82; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xca // VDPBF16PS Z26, Z28, Z17
+	VBROADCASTSS 0(CX), Z27
+	BYTE $0x62; BYTE $0x82; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z24, Z27, Z18
+	BYTE $0x62; BYTE $0x82; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xd9 // VDPBF16PS Z25, Z27, Z19
+	BYTE $0x62; BYTE $0x82; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xe2 // VDPBF16PS Z26, Z27, Z20
+	VBROADCASTSS 0(CX)(R9*1), Z28
+	BYTE $0x62; BYTE $0x82; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xe8 // VDPBF16PS Z24, Z28, Z21
+	BYTE $0x62; BYTE $0x82; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xf1 // VDPBF16PS Z25, Z28, Z22
+	BYTE $0x62; BYTE $0x82; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xfa // VDPBF16PS Z26, Z28, Z23
+	VMOVUPS 0(R11)(R12*1), Z24
+	VMOVUPS 64(R11)(R12*1), Z25
+	VMOVUPS 128(R11)(R12*1), Z26
+	VBROADCASTSS 4(R8), Z27
+	BYTE $0x62; BYTE $0x92; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xc0 // VDPBF16PS Z24, Z27, Z0
+	BYTE $0x62; BYTE $0x92; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xc9 // VDPBF16PS Z25, Z27, Z1
+	BYTE $0x62; BYTE $0x92; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xd2 // VDPBF16PS Z26, Z27, Z2
+	VBROADCASTSS 4(R8)(R9*1), Z28
+	BYTE $0x62; BYTE $0x92; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xd8 // VDPBF16PS Z24, Z28, Z3
+	BYTE $0x62; BYTE $0x92; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xe1 // VDPBF16PS Z25, Z28, Z4
+	BYTE $0x62; BYTE $0x92; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xea // VDPBF16PS Z26, Z28, Z5
+	VBROADCASTSS 4(R8)(R9*2), Z27
+	BYTE $0x62; BYTE $0x92; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xf0 // VDPBF16PS Z24, Z27, Z6
+	BYTE $0x62; BYTE $0x92; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xf9 // VDPBF16PS Z25, Z27, Z7
+	BYTE $0x62; BYTE $0x12; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xc2 // VDPBF16PS Z26, Z27, Z8
+	VBROADCASTSS 4(BX), Z28
+	BYTE $0x62; BYTE $0x12; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xc8 // VDPBF16PS Z24, Z28, Z9
+	BYTE $0x62; BYTE $0x12; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xd1 // VDPBF16PS Z25, Z28, Z10
+	BYTE $0x62; BYTE $0x12; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xda // VDPBF16PS Z26, Z28, Z11
+	VBROADCASTSS 4(BX)(R9*1), Z27
+	BYTE $0x62; BYTE $0x12; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xe0 // VDPBF16PS Z24, Z27, Z12
+	BYTE $0x62; BYTE $0x12; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xe9 // VDPBF16PS Z25, Z27, Z13
+	BYTE $0x62; BYTE $0x12; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xf2 // VDPBF16PS Z26, Z27, Z14
+	VBROADCASTSS 4(BX)(R9*2), Z28
+	BYTE $0x62; BYTE $0x12; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xf8 // VDPBF16PS Z24, Z28, Z15
+	BYTE $0x62; BYTE $0x82; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xc1 // VDPBF16PS Z25, Z28, Z16
+	BYTE $0x62; BYTE $0x82; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xca // VDPBF16PS Z26, Z28, Z17
+	VBROADCASTSS 4(CX), Z27
+	BYTE $0x62; BYTE $0x82; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z24, Z27, Z18
+	BYTE $0x62; BYTE $0x82; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xd9 // VDPBF16PS Z25, Z27, Z19
+	BYTE $0x62; BYTE $0x82; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xe2 // VDPBF16PS Z26, Z27, Z20
+	VBROADCASTSS 4(CX)(R9*1), Z28
+	BYTE $0x62; BYTE $0x82; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xe8 // VDPBF16PS Z24, Z28, Z21
+	BYTE $0x62; BYTE $0x82; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xf1 // VDPBF16PS Z25, Z28, Z22
+	BYTE $0x62; BYTE $0x82; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xfa // VDPBF16PS Z26, Z28, Z23
+	VMOVUPS 0(R11)(R12*2), Z24
+	VMOVUPS 64(R11)(R12*2), Z25
+	VMOVUPS 128(R11)(R12*2), Z26
+	VBROADCASTSS 8(R8), Z27
+	BYTE $0x62; BYTE $0x92; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xc0 // VDPBF16PS Z24, Z27, Z0
+	BYTE $0x62; BYTE $0x92; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xc9 // VDPBF16PS Z25, Z27, Z1
+	BYTE $0x62; BYTE $0x92; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xd2 // VDPBF16PS Z26, Z27, Z2
+	VBROADCASTSS 8(R8)(R9*1), Z28
+	BYTE $0x62; BYTE $0x92; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xd8 // VDPBF16PS Z24, Z28, Z3
+	BYTE $0x62; BYTE $0x92; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xe1 // VDPBF16PS Z25, Z28, Z4
+	BYTE $0x62; BYTE $0x92; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xea // VDPBF16PS Z26, Z28, Z5
+	VBROADCASTSS 8(R8)(R9*2), Z27
+	BYTE $0x62; BYTE $0x92; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xf0 // VDPBF16PS Z24, Z27, Z6
+	BYTE $0x62; BYTE $0x92; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xf9 // VDPBF16PS Z25, Z27, Z7
+	BYTE $0x62; BYTE $0x12; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xc2 // VDPBF16PS Z26, Z27, Z8
+	VBROADCASTSS 8(BX), Z28
+	BYTE $0x62; BYTE $0x12; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xc8 // VDPBF16PS Z24, Z28, Z9
+	BYTE $0x62; BYTE $0x12; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xd1 // VDPBF16PS Z25, Z28, Z10
+	BYTE $0x62; BYTE $0x12; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xda // VDPBF16PS Z26, Z28, Z11
+	VBROADCASTSS 8(BX)(R9*1), Z27
+	BYTE $0x62; BYTE $0x12; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xe0 // VDPBF16PS Z24, Z27, Z12
+	BYTE $0x62; BYTE $0x12; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xe9 // VDPBF16PS Z25, Z27, Z13
+	BYTE $0x62; BYTE $0x12; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xf2 // VDPBF16PS Z26, Z27, Z14
+	VBROADCASTSS 8(BX)(R9*2), Z28
+	BYTE $0x62; BYTE $0x12; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xf8 // VDPBF16PS Z24, Z28, Z15
+	BYTE $0x62; BYTE $0x82; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xc1 // VDPBF16PS Z25, Z28, Z16
+	BYTE $0x62; BYTE $0x82; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xca // VDPBF16PS Z26, Z28, Z17
+	VBROADCASTSS 8(CX), Z27
+	BYTE $0x62; BYTE $0x82; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z24, Z27, Z18
+	BYTE $0x62; BYTE $0x82; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xd9 // VDPBF16PS Z25, Z27, Z19
+	BYTE $0x62; BYTE $0x82; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xe2 // VDPBF16PS Z26, Z27, Z20
+	VBROADCASTSS 8(CX)(R9*1), Z28
+	BYTE $0x62; BYTE $0x82; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xe8 // VDPBF16PS Z24, Z28, Z21
+	BYTE $0x62; BYTE $0x82; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xf1 // VDPBF16PS Z25, Z28, Z22
+	BYTE $0x62; BYTE $0x82; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xfa // VDPBF16PS Z26, Z28, Z23
+	VMOVUPS 0(R11)(R10*1), Z24
+	VMOVUPS 64(R11)(R10*1), Z25
+	VMOVUPS 128(R11)(R10*1), Z26
+	VBROADCASTSS 12(R8), Z27
+	BYTE $0x62; BYTE $0x92; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xc0 // VDPBF16PS Z24, Z27, Z0
+	BYTE $0x62; BYTE $0x92; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xc9 // VDPBF16PS Z25, Z27, Z1
+	BYTE $0x62; BYTE $0x92; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xd2 // VDPBF16PS Z26, Z27, Z2
+	VBROADCASTSS 12(R8)(R9*1), Z28
+	BYTE $0x62; BYTE $0x92; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xd8 // VDPBF16PS Z24, Z28, Z3
+	BYTE $0x62; BYTE $0x92; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xe1 // VDPBF16PS Z25, Z28, Z4
+	BYTE $0x62; BYTE $0x92; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xea // VDPBF16PS Z26, Z28, Z5
+	VBROADCASTSS 12(R8)(R9*2), Z27
+	BYTE $0x62; BYTE $0x92; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xf0 // VDPBF16PS Z24, Z27, Z6
+	BYTE $0x62; BYTE $0x92; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xf9 // VDPBF16PS Z25, Z27, Z7
+	BYTE $0x62; BYTE $0x12; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xc2 // VDPBF16PS Z26, Z27, Z8
+	VBROADCASTSS 12(BX), Z28
+	BYTE $0x62; BYTE $0x12; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xc8 // VDPBF16PS Z24, Z28, Z9
+	BYTE $0x62; BYTE $0x12; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xd1 // VDPBF16PS Z25, Z28, Z10
+	BYTE $0x62; BYTE $0x12; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xda // VDPBF16PS Z26, Z28, Z11
+	VBROADCASTSS 12(BX)(R9*1), Z27
+	BYTE $0x62; BYTE $0x12; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xe0 // VDPBF16PS Z24, Z27, Z12
+	BYTE $0x62; BYTE $0x12; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xe9 // VDPBF16PS Z25, Z27, Z13
+	BYTE $0x62; BYTE $0x12; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xf2 // VDPBF16PS Z26, Z27, Z14
+	VBROADCASTSS 12(BX)(R9*2), Z28
+	BYTE $0x62; BYTE $0x12; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xf8 // VDPBF16PS Z24, Z28, Z15
+	BYTE $0x62; BYTE $0x82; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xc1 // VDPBF16PS Z25, Z28, Z16
+	BYTE $0x62; BYTE $0x82; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xca // VDPBF16PS Z26, Z28, Z17
+	VBROADCASTSS 12(CX), Z27
+	BYTE $0x62; BYTE $0x82; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z24, Z27, Z18
+	BYTE $0x62; BYTE $0x82; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xd9 // VDPBF16PS Z25, Z27, Z19
+	BYTE $0x62; BYTE $0x82; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xe2 // VDPBF16PS Z26, Z27, Z20
+	VBROADCASTSS 12(CX)(R9*1), Z28
+	BYTE $0x62; BYTE $0x82; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xe8 // VDPBF16PS Z24, Z28, Z21
+	BYTE $0x62; BYTE $0x82; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xf1 // VDPBF16PS Z25, Z28, Z22
+	BYTE $0x62; BYTE $0x82; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xfa // VDPBF16PS Z26, Z28, Z23
+	ADDQ $16, R8
+	ADDQ $16, BX
+	ADDQ $16, CX
+	LEAQ (R11)(R12*4), R11
+	SUBQ $4, AX
+	JGE loop
+
+few:
+	ADDQ $4, AX
+	JZ done
+
+one:
+	VMOVUPS 0(R11), Z24
+	VMOVUPS 64(R11), Z25
+	VMOVUPS 128(R11), Z26
+	VBROADCASTSS 0(R8), Z27
+	BYTE $0x62; BYTE $0x92; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xc0 // VDPBF16PS Z24, Z27, Z0
+	BYTE $0x62; BYTE $0x92; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xc9 // VDPBF16PS Z25, Z27, Z1
+	BYTE $0x62; BYTE $0x92; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xd2 // VDPBF16PS Z26, Z27, Z2
+	VBROADCASTSS 0(R8)(R9*1), Z28
+	BYTE $0x62; BYTE $0x92; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xd8 // VDPBF16PS Z24, Z28, Z3
+	BYTE $0x62; BYTE $0x92; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xe1 // VDPBF16PS Z25, Z28, Z4
+	BYTE $0x62; BYTE $0x92; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xea // VDPBF16PS Z26, Z28, Z5
+	VBROADCASTSS 0(R8)(R9*2), Z27
+	BYTE $0x62; BYTE $0x92; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xf0 // VDPBF16PS Z24, Z27, Z6
+	BYTE $0x62; BYTE $0x92; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xf9 // VDPBF16PS Z25, Z27, Z7
+	BYTE $0x62; BYTE $0x12; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xc2 // VDPBF16PS Z26, Z27, Z8
+	VBROADCASTSS 0(BX), Z28
+	BYTE $0x62; BYTE $0x12; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xc8 // VDPBF16PS Z24, Z28, Z9
+	BYTE $0x62; BYTE $0x12; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xd1 // VDPBF16PS Z25, Z28, Z10
+	BYTE $0x62; BYTE $0x12; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xda // VDPBF16PS Z26, Z28, Z11
+	VBROADCASTSS 0(BX)(R9*1), Z27
+	BYTE $0x62; BYTE $0x12; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xe0 // VDPBF16PS Z24, Z27, Z12
+	BYTE $0x62; BYTE $0x12; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xe9 // VDPBF16PS Z25, Z27, Z13
+	BYTE $0x62; BYTE $0x12; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xf2 // VDPBF16PS Z26, Z27, Z14
+	VBROADCASTSS 0(BX)(R9*2), Z28
+	BYTE $0x62; BYTE $0x12; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xf8 // VDPBF16PS Z24, Z28, Z15
+	BYTE $0x62; BYTE $0x82; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xc1 // VDPBF16PS Z25, Z28, Z16
+	BYTE $0x62; BYTE $0x82; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xca // VDPBF16PS Z26, Z28, Z17
+	VBROADCASTSS 0(CX), Z27
+	BYTE $0x62; BYTE $0x82; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z24, Z27, Z18
+	BYTE $0x62; BYTE $0x82; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xd9 // VDPBF16PS Z25, Z27, Z19
+	BYTE $0x62; BYTE $0x82; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xe2 // VDPBF16PS Z26, Z27, Z20
+	VBROADCASTSS 0(CX)(R9*1), Z28
+	BYTE $0x62; BYTE $0x82; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xe8 // VDPBF16PS Z24, Z28, Z21
+	BYTE $0x62; BYTE $0x82; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xf1 // VDPBF16PS Z25, Z28, Z22
+	BYTE $0x62; BYTE $0x82; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xfa // VDPBF16PS Z26, Z28, Z23
+	ADDQ $4, R8
+	ADDQ $4, BX
+	ADDQ $4, CX
+	ADDQ R12, R11
+	DECQ AX
+	JNZ one
+
+done:
+	CMPB add+64(FP), $0
+	JEQ store
+	VADDPS 0(R13), Z0, Z0
+	VMOVUPS Z0, 0(R13)
+	VADDPS 64(R13), Z1, Z1
+	VMOVUPS Z1, 64(R13)
+	VADDPS 128(R13), Z2, Z2
+	VMOVUPS Z2, 128(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z3, Z3
+	VMOVUPS Z3, 0(R13)
+	VADDPS 64(R13), Z4, Z4
+	VMOVUPS Z4, 64(R13)
+	VADDPS 128(R13), Z5, Z5
+	VMOVUPS Z5, 128(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z6, Z6
+	VMOVUPS Z6, 0(R13)
+	VADDPS 64(R13), Z7, Z7
+	VMOVUPS Z7, 64(R13)
+	VADDPS 128(R13), Z8, Z8
+	VMOVUPS Z8, 128(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z9, Z9
+	VMOVUPS Z9, 0(R13)
+	VADDPS 64(R13), Z10, Z10
+	VMOVUPS Z10, 64(R13)
+	VADDPS 128(R13), Z11, Z11
+	VMOVUPS Z11, 128(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z12, Z12
+	VMOVUPS Z12, 0(R13)
+	VADDPS 64(R13), Z13, Z13
+	VMOVUPS Z13, 64(R13)
+	VADDPS 128(R13), Z14, Z14
+	VMOVUPS Z14, 128(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z15, Z15
+	VMOVUPS Z15, 0(R13)
+	VADDPS 64(R13), Z16, Z16
+	VMOVUPS Z16, 64(R13)
+	VADDPS 128(R13), Z17, Z17
+	VMOVUPS Z17, 128(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z18, Z18
+	VMOVUPS Z18, 0(R13)
+	VADDPS 64(R13), Z19, Z19
+	VMOVUPS Z19, 64(R13)
+	VADDPS 128(R13), Z20, Z20
+	VMOVUPS Z20, 128(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z21, Z21
+	VMOVUPS Z21, 0(R13)
+	VADDPS 64(R13), Z22, Z22
+	VMOVUPS Z22, 64(R13)
+	VADDPS 128(R13), Z23, Z23
+	VMOVUPS Z23, 128(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*8), R14
+	DECQ DI
+	JNZ tile
+	VZEROUPPER
+	RET
+
+store:
+	VMOVUPS Z0, 0(R13)
+	VMOVUPS Z1, 64(R13)
+	VMOVUPS Z2, 128(R13)
+	ADDQ SI, R13
+	VMOVUPS Z3, 0(R13)
+	VMOVUPS Z4, 64(R13)
+	VMOVUPS Z5, 128(R13)
+	ADDQ SI, R13
+	VMOVUPS Z6, 0(R13)
+	VMOVUPS Z7, 64(R13)
+	VMOVUPS Z8, 128(R13)
+	ADDQ SI, R13
+	VMOVUPS Z9, 0(R13)
+	VMOVUPS Z10, 64(R13)
+	VMOVUPS Z11, 128(R13)
+	ADDQ SI, R13
+	VMOVUPS Z12, 0(R13)
+	VMOVUPS Z13, 64(R13)
+	VMOVUPS Z14, 128(R13)
+	ADDQ SI, R13
+	VMOVUPS Z15, 0(R13)
+	VMOVUPS Z16, 64(R13)
+	VMOVUPS Z17, 128(R13)
+	ADDQ SI, R13
+	VMOVUPS Z18, 0(R13)
+	VMOVUPS Z19, 64(R13)
+	VMOVUPS Z20, 128(R13)
+	ADDQ SI, R13
+	VMOVUPS Z21, 0(R13)
+	VMOVUPS Z22, 64(R13)
+	VMOVUPS Z23, 128(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*8), R14
+	DECQ DI
+	JNZ tile
+	VZEROUPPER
+	RET
+
+// func dot8x48ColsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·dot8x48ColsAVX512BF16(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
+	LEAQ (R12)(R12*2), R10
+	LEAQ (R9)(R9*2), BX
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
+	VXORPS Z0, Z0, Z0
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
+	VXORPS Z7, Z7, Z7
+	VXORPS Z8, Z8, Z8
+	VXORPS Z9, Z9, Z9
+	VXORPS Z10, Z10, Z10
+	VXORPS Z11, Z11, Z11
+	VXORPS Z12, Z12, Z12
+	VXORPS Z13, Z13, Z13
+	VXORPS Z14, Z14, Z14
+	VXORPS Z15, Z15, Z15
+	VXORPS Z16, Z16, Z16
+	VXORPS Z17, Z17, Z17
+	VXORPS Z18, Z18, Z18
+	VXORPS Z19, Z19, Z19
+	VXORPS Z20, Z20, Z20
+	VXORPS Z21, Z21, Z21
+	VXORPS Z22, Z22, Z22
+	VXORPS Z23, Z23, Z23
+	SUBQ $4, AX
+	JLT few
+	PCALIGN $64
+
+loop:
+	VMOVUPS 0(R11), Z24
+	VMOVUPS 64(R11), Z25
+	VMOVUPS 128(R11), Z26
+	VBROADCASTSS 0(R8), Z27
+	BYTE $0x62; BYTE $0x92; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xc0 // VDPBF16PS Z24, Z27, Z0
+	BYTE $0x62; BYTE $0x92; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xc9 // VDPBF16PS Z25, Z27, Z1
+	BYTE $0x62; BYTE $0x92; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xd2 // VDPBF16PS Z26, Z27, Z2
+	VBROADCASTSS 4(R8), Z28
+	BYTE $0x62; BYTE $0x92; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xd8 // VDPBF16PS Z24, Z28, Z3
+	BYTE $0x62; BYTE $0x92; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xe1 // VDPBF16PS Z25, Z28, Z4
+	BYTE $0x62; BYTE $0x92; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xea // VDPBF16PS Z26, Z28, Z5
+	VBROADCASTSS 8(R8), Z27
+	BYTE $0x62; BYTE $0x92; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xf0 // VDPBF16PS Z24, Z27, Z6
+	BYTE $0x62; BYTE $0x92; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xf9 // VDPBF16PS Z25, Z27, Z7
+	BYTE $0x62; BYTE $0x12; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xc2 // VDPBF16PS Z26, Z27, Z8
+	VBROADCASTSS 12(R8), Z28
+	BYTE $0x62; BYTE $0x12; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xc8 // VDPBF16PS Z24, Z28, Z9
+	BYTE $0x62; BYTE $0x12; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xd1 // VDPBF16PS Z25, Z28, Z10
+	BYTE $0x62; BYTE $0x12; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xda // VDPBF16PS Z26, Z28, Z11
+	VBROADCASTSS 16(R8), Z27
+	BYTE $0x62; BYTE $0x12; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xe0 // VDPBF16PS Z24, Z27, Z12
+	BYTE $0x62; BYTE $0x12; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xe9 // VDPBF16PS Z25, Z27, Z13
+	BYTE $0x62; BYTE $0x12; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xf2 // VDPBF16PS Z26, Z27, Z14
+	VBROADCASTSS 20(R8), Z28
+	BYTE $0x62; BYTE $0x12; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xf8 // VDPBF16PS Z24, Z28, Z15
+	BYTE $0x62; BYTE $0x82; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xc1 // VDPBF16PS Z25, Z28, Z16
+	BYTE $0x62; BYTE $0x82; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xca // VDPBF16PS Z26, Z28, Z17
+	VBROADCASTSS 24(R8), Z27
+	BYTE $0x62; BYTE $0x82; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z24, Z27, Z18
+	BYTE $0x62; BYTE $0x82; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xd9 // VDPBF16PS Z25, Z27, Z19
+	BYTE $0x62; BYTE $0x82; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xe2 // VDPBF16PS Z26, Z27, Z20
+	VBROADCASTSS 28(R8), Z28
+	BYTE $0x62; BYTE $0x82; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xe8 // VDPBF16PS Z24, Z28, Z21
+	BYTE $0x62; BYTE $0x82; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xf1 // VDPBF16PS Z25, Z28, Z22
+	BYTE $0x62; BYTE $0x82; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xfa // VDPBF16PS Z26, Z28, Z23
+	VMOVUPS 0(R11)(R12*1), Z24
+	VMOVUPS 64(R11)(R12*1), Z25
+	VMOVUPS 128(R11)(R12*1), Z26
+	VBROADCASTSS 0(R8)(R9*1), Z27
+	BYTE $0x62; BYTE $0x92; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xc0 // VDPBF16PS Z24, Z27, Z0
+	BYTE $0x62; BYTE $0x92; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xc9 // VDPBF16PS Z25, Z27, Z1
+	BYTE $0x62; BYTE $0x92; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xd2 // VDPBF16PS Z26, Z27, Z2
+	VBROADCASTSS 4(R8)(R9*1), Z28
+	BYTE $0x62; BYTE $0x92; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xd8 // VDPBF16PS Z24, Z28, Z3
+	BYTE $0x62; BYTE $0x92; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xe1 // VDPBF16PS Z25, Z28, Z4
+	BYTE $0x62; BYTE $0x92; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xea // VDPBF16PS Z26, Z28, Z5
+	VBROADCASTSS 8(R8)(R9*1), Z27
+	BYTE $0x62; BYTE $0x92; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xf0 // VDPBF16PS Z24, Z27, Z6
+	BYTE $0x62; BYTE $0x92; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xf9 // VDPBF16PS Z25, Z27, Z7
+	BYTE $0x62; BYTE $0x12; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xc2 // VDPBF16PS Z26, Z27, Z8
+	VBROADCASTSS 12(R8)(R9*1), Z28
+	BYTE $0x62; BYTE $0x12; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xc8 // VDPBF16PS Z24, Z28, Z9
+	BYTE $0x62; BYTE $0x12; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xd1 // VDPBF16PS Z25, Z28, Z10
+	BYTE $0x62; BYTE $0x12; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xda // VDPBF16PS Z26, Z28, Z11
+	VBROADCASTSS 16(R8)(R9*1), Z27
+	BYTE $0x62; BYTE $0x12; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xe0 // VDPBF16PS Z24, Z27, Z12
+	BYTE $0x62; BYTE $0x12; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xe9 // VDPBF16PS Z25, Z27, Z13
+	BYTE $0x62; BYTE $0x12; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xf2 // VDPBF16PS Z26, Z27, Z14
+	VBROADCASTSS 20(R8)(R9*1), Z28
+	BYTE $0x62; BYTE $0x12; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xf8 // VDPBF16PS Z24, Z28, Z15
+	BYTE $0x62; BYTE $0x82; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xc1 // VDPBF16PS Z25, Z28, Z16
+	BYTE $0x62; BYTE $0x82; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xca // VDPBF16PS Z26, Z28, Z17
+	VBROADCASTSS 24(R8)(R9*1), Z27
+	BYTE $0x62; BYTE $0x82; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z24, Z27, Z18
+	BYTE $0x62; BYTE $0x82; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xd9 // VDPBF16PS Z25, Z27, Z19
+	BYTE $0x62; BYTE $0x82; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xe2 // VDPBF16PS Z26, Z27, Z20
+	VBROADCASTSS 28(R8)(R9*1), Z28
+	BYTE $0x62; BYTE $0x82; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xe8 // VDPBF16PS Z24, Z28, Z21
+	BYTE $0x62; BYTE $0x82; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xf1 // VDPBF16PS Z25, Z28, Z22
+	BYTE $0x62; BYTE $0x82; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xfa // VDPBF16PS Z26, Z28, Z23
+	VMOVUPS 0(R11)(R12*2), Z24
+	VMOVUPS 64(R11)(R12*2), Z25
+	VMOVUPS 128(R11)(R12*2), Z26
+	VBROADCASTSS 0(R8)(R9*2), Z27
+	BYTE $0x62; BYTE $0x92; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xc0 // VDPBF16PS Z24, Z27, Z0
+	BYTE $0x62; BYTE $0x92; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xc9 // VDPBF16PS Z25, Z27, Z1
+	BYTE $0x62; BYTE $0x92; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xd2 // VDPBF16PS Z26, Z27, Z2
+	VBROADCASTSS 4(R8)(R9*2), Z28
+	BYTE $0x62; BYTE $0x92; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xd8 // VDPBF16PS Z24, Z28, Z3
+	BYTE $0x62; BYTE $0x92; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xe1 // VDPBF16PS Z25, Z28, Z4
+	BYTE $0x62; BYTE $0x92; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xea // VDPBF16PS Z26, Z28, Z5
+	VBROADCASTSS 8(R8)(R9*2), Z27
+	BYTE $0x62; BYTE $0x92; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xf0 // VDPBF16PS Z24, Z27, Z6
+	BYTE $0x62; BYTE $0x92; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xf9 // VDPBF16PS Z25, Z27, Z7
+	BYTE $0x62; BYTE $0x12; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xc2 // VDPBF16PS Z26, Z27, Z8
+	VBROADCASTSS 12(R8)(R9*2), Z28
+	BYTE $0x62; BYTE $0x12; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xc8 // VDPBF16PS Z24, Z28, Z9
+	BYTE $0x62; BYTE $0x12; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xd1 // VDPBF16PS Z25, Z28, Z10
+	BYTE $0x62; BYTE $0x12; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xda // VDPBF16PS Z26, Z28, Z11
+	VBROADCASTSS 16(R8)(R9*2), Z27
+	BYTE $0x62; BYTE $0x12; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xe0 // VDPBF16PS Z24, Z27, Z12
+	BYTE $0x62; BYTE $0x12; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xe9 // VDPBF16PS Z25, Z27, Z13
+	BYTE $0x62; BYTE $0x12; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xf2 // VDPBF16PS Z26, Z27, Z14
+	VBROADCASTSS 20(R8)(R9*2), Z28
+	BYTE $0x62; BYTE $0x12; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xf8 // VDPBF16PS Z24, Z28, Z15
+	BYTE $0x62; BYTE $0x82; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xc1 // VDPBF16PS Z25, Z28, Z16
+	BYTE $0x62; BYTE $0x82; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xca // VDPBF16PS Z26, Z28, Z17
+	VBROADCASTSS 24(R8)(R9*2), Z27
+	BYTE $0x62; BYTE $0x82; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z24, Z27, Z18
+	BYTE $0x62; BYTE $0x82; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xd9 // VDPBF16PS Z25, Z27, Z19
+	BYTE $0x62; BYTE $0x82; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xe2 // VDPBF16PS Z26, Z27, Z20
+	VBROADCASTSS 28(R8)(R9*2), Z28
+	BYTE $0x62; BYTE $0x82; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xe8 // VDPBF16PS Z24, Z28, Z21
+	BYTE $0x62; BYTE $0x82; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xf1 // VDPBF16PS Z25, Z28, Z22
+	BYTE $0x62; BYTE $0x82; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xfa // VDPBF16PS Z26, Z28, Z23
+	VMOVUPS 0(R11)(R10*1), Z24
+	VMOVUPS 64(R11)(R10*1), Z25
+	VMOVUPS 128(R11)(R10*1), Z26
+	VBROADCASTSS 0(R8)(BX*1), Z27
+	BYTE $0x62; BYTE $0x92; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xc0 // VDPBF16PS Z24, Z27, Z0
+	BYTE $0x62; BYTE $0x92; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xc9 // VDPBF16PS Z25, Z27, Z1
+	BYTE $0x62; BYTE $0x92; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xd2 // VDPBF16PS Z26, Z27, Z2
+	VBROADCASTSS 4(R8)(BX*1), Z28
+	BYTE $0x62; BYTE $0x92; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xd8 // VDPBF16PS Z24, Z28, Z3
+	BYTE $0x62; BYTE $0x92; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xe1 // VDPBF16PS Z25, Z28, Z4
+	BYTE $0x62; BYTE $0x92; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xea // VDPBF16PS Z26, Z28, Z5
+	VBROADCASTSS 8(R8)(BX*1), Z27
+	BYTE $0x62; BYTE $0x92; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xf0 // VDPBF16PS Z24, Z27, Z6
+	BYTE $0x62; BYTE $0x92; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xf9 // VDPBF16PS Z25, Z27, Z7
+	BYTE $0x62; BYTE $0x12; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xc2 // VDPBF16PS Z26, Z27, Z8
+	VBROADCASTSS 12(R8)(BX*1), Z28
+	BYTE $0x62; BYTE $0x12; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xc8 // VDPBF16PS Z24, Z28, Z9
+	BYTE $0x62; BYTE $0x12; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xd1 // VDPBF16PS Z25, Z28, Z10
+	BYTE $0x62; BYTE $0x12; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xda // VDPBF16PS Z26, Z28, Z11
+	VBROADCASTSS 16(R8)(BX*1), Z27
+	BYTE $0x62; BYTE $0x12; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xe0 // VDPBF16PS Z24, Z27, Z12
+	BYTE $0x62; BYTE $0x12; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xe9 // VDPBF16PS Z25, Z27, Z13
+	BYTE $0x62; BYTE $0x12; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xf2 // VDPBF16PS Z26, Z27, Z14
+	VBROADCASTSS 20(R8)(BX*1), Z28
+	BYTE $0x62; BYTE $0x12; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xf8 // VDPBF16PS Z24, Z28, Z15
+	BYTE $0x62; BYTE $0x82; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xc1 // VDPBF16PS Z25, Z28, Z16
+	BYTE $0x62; BYTE $0x82; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xca // VDPBF16PS Z26, Z28, Z17
+	VBROADCASTSS 24(R8)(BX*1), Z27
+	BYTE $0x62; BYTE $0x82; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z24, Z27, Z18
+	BYTE $0x62; BYTE $0x82; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xd9 // VDPBF16PS Z25, Z27, Z19
+	BYTE $0x62; BYTE $0x82; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xe2 // VDPBF16PS Z26, Z27, Z20
+	VBROADCASTSS 28(R8)(BX*1), Z28
+	BYTE $0x62; BYTE $0x82; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xe8 // VDPBF16PS Z24, Z28, Z21
+	BYTE $0x62; BYTE $0x82; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xf1 // VDPBF16PS Z25, Z28, Z22
+	BYTE $0x62; BYTE $0x82; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xfa // VDPBF16PS Z26, Z28, Z23
+	LEAQ (R8)(R9*4), R8
+	LEAQ (R11)(R12*4), R11
+	SUBQ $4, AX
+	JGE loop
+
+few:
+	ADDQ $4, AX
+	JZ done
+
+one:
+	VMOVUPS 0(R11), Z24
+	VMOVUPS 64(R11), Z25
+	VMOVUPS 128(R11), Z26
+	VBROADCASTSS 0(R8), Z27
+	BYTE $0x62; BYTE $0x92; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xc0 // VDPBF16PS Z24, Z27, Z0
+	BYTE $0x62; BYTE $0x92; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xc9 // VDPBF16PS Z25, Z27, Z1
+	BYTE $0x62; BYTE $0x92; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xd2 // VDPBF16PS Z26, Z27, Z2
+	VBROADCASTSS 4(R8), Z28
+	BYTE $0x62; BYTE $0x92; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xd8 // VDPBF16PS Z24, Z28, Z3
+	BYTE $0x62; BYTE $0x92; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xe1 // VDPBF16PS Z25, Z28, Z4
+	BYTE $0x62; BYTE $0x92; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xea // VDPBF16PS Z26, Z28, Z5
+	VBROADCASTSS 8(R8), Z27
+	BYTE $0x62; BYTE $0x92; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xf0 // VDPBF16PS Z24, Z27, Z6
+	BYTE $0x62; BYTE $0x92; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xf9 // VDPBF16PS Z25, Z27, Z7
+	BYTE $0x62; BYTE $0x12; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xc2 // VDPBF16PS Z26, Z27, Z8
+	VBROADCASTSS 12(R8), Z28
+	BYTE $0x62; BYTE $0x12; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xc8 // VDPBF16PS Z24, Z28, Z9
+	BYTE $0x62; BYTE $0x12; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xd1 // VDPBF16PS Z25, Z28, Z10
+	BYTE $0x62; BYTE $0x12; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xda // VDPBF16PS Z26, Z28, Z11
+	VBROADCASTSS 16(R8), Z27
+	BYTE $0x62; BYTE $0x12; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xe0 // VDPBF16PS Z24, Z27, Z12
+	BYTE $0x62; BYTE $0x12; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xe9 // VDPBF16PS Z25, Z27, Z13
+	BYTE $0x62; BYTE $0x12; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xf2 // VDPBF16PS Z26, Z27, Z14
+	VBROADCASTSS 20(R8), Z28
+	BYTE $0x62; BYTE $0x12; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xf8 // VDPBF16PS Z24, Z28, Z15
+	BYTE $0x62; BYTE $0x82; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xc1 // VDPBF16PS Z25, Z28, Z16
+	BYTE $0x62; BYTE $0x82; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xca // VDPBF16PS Z26, Z28, Z17
+	VBROADCASTSS 24(R8), Z27
+	BYTE $0x62; BYTE $0x82; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z24, Z27, Z18
+	BYTE $0x62; BYTE $0x82; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xd9 // VDPBF16PS Z25, Z27, Z19
+	BYTE $0x62; BYTE $0x82; BYTE $0x26; BYTE $0x40; BYTE $0x52; BYTE $0xe2 // VDPBF16PS Z26, Z27, Z20
+	VBROADCASTSS 28(R8), Z28
+	BYTE $0x62; BYTE $0x82; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xe8 // VDPBF16PS Z24, Z28, Z21
+	BYTE $0x62; BYTE $0x82; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xf1 // VDPBF16PS Z25, Z28, Z22
+	BYTE $0x62; BYTE $0x82; BYTE $0x1e; BYTE $0x40; BYTE $0x52; BYTE $0xfa // VDPBF16PS Z26, Z28, Z23
+	LEAQ (R8)(R9*1), R8
+	ADDQ R12, R11
+	DECQ AX
+	JNZ one
+
+done:
+	CMPB add+64(FP), $0
+	JEQ store
+	VADDPS 0(R13), Z0, Z0
+	VMOVUPS Z0, 0(R13)
+	VADDPS 64(R13), Z1, Z1
+	VMOVUPS Z1, 64(R13)
+	VADDPS 128(R13), Z2, Z2
+	VMOVUPS Z2, 128(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z3, Z3
+	VMOVUPS Z3, 0(R13)
+	VADDPS 64(R13), Z4, Z4
+	VMOVUPS Z4, 64(R13)
+	VADDPS 128(R13), Z5, Z5
+	VMOVUPS Z5, 128(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z6, Z6
+	VMOVUPS Z6, 0(R13)
+	VADDPS 64(R13), Z7, Z7
+	VMOVUPS Z7, 64(R13)
+	VADDPS 128(R13), Z8, Z8
+	VMOVUPS Z8, 128(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z9, Z9
+	VMOVUPS Z9, 0(R13)
+	VADDPS 64(R13), Z10, Z10
+	VMOVUPS Z10, 64(R13)
+	VADDPS 128(R13), Z11, Z11
+	VMOVUPS Z11, 128(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z12, Z12
+	VMOVUPS Z12, 0(R13)
+	VADDPS 64(R13), Z13, Z13
+	VMOVUPS Z13, 64(R13)
+	VADDPS 128(R13), Z14, Z14
+	VMOVUPS Z14, 128(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z15, Z15
+	VMOVUPS Z15, 0(R13)
+	VADDPS 64(R13), Z16, Z16
+	VMOVUPS Z16, 64(R13)
+	VADDPS 128(R13), Z17, Z17
+	VMOVUPS Z17, 128(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z18, Z18
+	VMOVUPS Z18, 0(R13)
+	VADDPS 64(R13), Z19, Z19
+	VMOVUPS Z19, 64(R13)
+	VADDPS 128(R13), Z20, Z20
+	VMOVUPS Z20, 128(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z21, Z21
+	VMOVUPS Z21, 0(R13)
+	VADDPS 64(R13), Z22, Z22
+	VMOVUPS Z22, 64(R13)
+	VADDPS 128(R13), Z23, Z23
+	VMOVUPS Z23, 128(R13)
+	ADDQ SI, R13
+	ADDQ $32, R14
+	DECQ DI
+	JNZ tile
+	VZEROUPPER
+	RET
+
+store:
+	VMOVUPS Z0, 0(R13)
+	VMOVUPS Z1, 64(R13)
+	VMOVUPS Z2, 128(R13)
+	ADDQ SI, R13
+	VMOVUPS Z3, 0(R13)
+	VMOVUPS Z4, 64(R13)
+	VMOVUPS Z5, 128(R13)
+	ADDQ SI, R13
+	VMOVUPS Z6, 0(R13)
+	VMOVUPS Z7, 64(R13)
+	VMOVUPS Z8, 128(R13)
+	ADDQ SI, R13
+	VMOVUPS Z9, 0(R13)
+	VMOVUPS Z10, 64(R13)
+	VMOVUPS Z11, 128(R13)
+	ADDQ SI, R13
+	VMOVUPS Z12, 0(R13)
+	VMOVUPS Z13, 64(R13)
+	VMOVUPS Z14, 128(R13)
+	ADDQ SI, R13
+	VMOVUPS Z15, 0(R13)
+	VMOVUPS Z16, 64(R13)
+	VMOVUPS Z17, 128(R13)
+	ADDQ SI, R13
+	VMOVUPS Z18, 0(R13)
+	VMOVUPS Z19, 64(R13)
+	VMOVUPS Z20, 128(R13)
+	ADDQ SI, R13
+	VMOVUPS Z21, 0(R13)
+	VMOVUPS Z22, 64(R13)
+	VMOVUPS Z23, 128(R13)
+	ADDQ SI, R13
+	ADDQ $32, R14
+	DECQ DI
+	JNZ tile
+	VZEROUPPER
+	RET
+
+// func dot4x48RowsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·dot4x48RowsAVX512BF16(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
+	LEAQ (R12)(R12*2), R10
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
+	LEAQ (R8)(R9*2), BX
+	ADDQ R9, BX
+	VXORPS Z0, Z0, Z0
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
+	VXORPS Z7, Z7, Z7
+	VXORPS Z8, Z8, Z8
+	VXORPS Z9, Z9, Z9
+	VXORPS Z10, Z10, Z10
+	VXORPS Z11, Z11, Z11
+	SUBQ $4, AX
+	JLT few
+	PCALIGN $64
+
+loop:
+	VMOVUPS 0(R11), Z12
+	VMOVUPS 64(R11), Z13
+	VMOVUPS 128(R11), Z14
+	VBROADCASTSS 0(R8), Z15
+	BYTE $0x62; BYTE $0xd2; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xc4 // VDPBF16PS Z12, Z15, Z0
+	BYTE $0x62; BYTE $0xd2; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xcd // VDPBF16PS Z13, Z15, Z1
+	BYTE $0x62; BYTE $0xd2; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xd6 // VDPBF16PS Z14, Z15, Z2
+	VBROADCASTSS 0(R8)(R9*1), Z16
+	BYTE $0x62; BYTE $0xd2; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xdc // VDPBF16PS Z12, Z16, Z3
+	BYTE $0x62; BYTE $0xd2; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xe5 // VDPBF16PS Z13, Z16, Z4
+	BYTE $0x62; BYTE $0xd2; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xee // VDPBF16PS Z14, Z16, Z5
+	VBROADCASTSS 0(R8)(R9*2), Z15
+	BYTE $0x62; BYTE $0xd2; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xf4 // VDPBF16PS Z12, Z15, Z6
+	BYTE $0x62; BYTE $0xd2; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xfd // VDPBF16PS Z13, Z15, Z7
+	BYTE $0x62; BYTE $0x52; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xc6 // VDPBF16PS Z14, Z15, Z8
+	VBROADCASTSS 0(BX), Z16
+	BYTE $0x62; BYTE $0x52; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xcc // VDPBF16PS Z12, Z16, Z9
+	BYTE $0x62; BYTE $0x52; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xd5 // VDPBF16PS Z13, Z16, Z10
+	BYTE $0x62; BYTE $0x52; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xde // VDPBF16PS Z14, Z16, Z11
+	VMOVUPS 0(R11)(R12*1), Z12
+	VMOVUPS 64(R11)(R12*1), Z13
+	VMOVUPS 128(R11)(R12*1), Z14
+	VBROADCASTSS 4(R8), Z15
+	BYTE $0x62; BYTE $0xd2; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xc4 // VDPBF16PS Z12, Z15, Z0
+	BYTE $0x62; BYTE $0xd2; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xcd // VDPBF16PS Z13, Z15, Z1
+	BYTE $0x62; BYTE $0xd2; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xd6 // VDPBF16PS Z14, Z15, Z2
+	VBROADCASTSS 4(R8)(R9*1), Z16
+	BYTE $0x62; BYTE $0xd2; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xdc // VDPBF16PS Z12, Z16, Z3
+	BYTE $0x62; BYTE $0xd2; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xe5 // VDPBF16PS Z13, Z16, Z4
+	BYTE $0x62; BYTE $0xd2; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xee // VDPBF16PS Z14, Z16, Z5
+	VBROADCASTSS 4(R8)(R9*2), Z15
+	BYTE $0x62; BYTE $0xd2; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xf4 // VDPBF16PS Z12, Z15, Z6
+	BYTE $0x62; BYTE $0xd2; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xfd // VDPBF16PS Z13, Z15, Z7
+	BYTE $0x62; BYTE $0x52; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xc6 // VDPBF16PS Z14, Z15, Z8
+	VBROADCASTSS 4(BX), Z16
+	BYTE $0x62; BYTE $0x52; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xcc // VDPBF16PS Z12, Z16, Z9
+	BYTE $0x62; BYTE $0x52; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xd5 // VDPBF16PS Z13, Z16, Z10
+	BYTE $0x62; BYTE $0x52; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xde // VDPBF16PS Z14, Z16, Z11
+	VMOVUPS 0(R11)(R12*2), Z12
+	VMOVUPS 64(R11)(R12*2), Z13
+	VMOVUPS 128(R11)(R12*2), Z14
+	VBROADCASTSS 8(R8), Z15
+	BYTE $0x62; BYTE $0xd2; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xc4 // VDPBF16PS Z12, Z15, Z0
+	BYTE $0x62; BYTE $0xd2; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xcd // VDPBF16PS Z13, Z15, Z1
+	BYTE $0x62; BYTE $0xd2; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xd6 // VDPBF16PS Z14, Z15, Z2
+	VBROADCASTSS 8(R8)(R9*1), Z16
+	BYTE $0x62; BYTE $0xd2; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xdc // VDPBF16PS Z12, Z16, Z3
+	BYTE $0x62; BYTE $0xd2; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xe5 // VDPBF16PS Z13, Z16, Z4
+	BYTE $0x62; BYTE $0xd2; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xee // VDPBF16PS Z14, Z16, Z5
+	VBROADCASTSS 8(R8)(R9*2), Z15
+	BYTE $0x62; BYTE $0xd2; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xf4 // VDPBF16PS Z12, Z15, Z6
+	BYTE $0x62; BYTE $0xd2; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xfd // VDPBF16PS Z13, Z15, Z7
+	BYTE $0x62; BYTE $0x52; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xc6 // VDPBF16PS Z14, Z15, Z8
+	VBROADCASTSS 8(BX), Z16
+	BYTE $0x62; BYTE $0x52; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xcc // VDPBF16PS Z12, Z16, Z9
+	BYTE $0x62; BYTE $0x52; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xd5 // VDPBF16PS Z13, Z16, Z10
+	BYTE $0x62; BYTE $0x52; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xde // VDPBF16PS Z14, Z16, Z11
+	VMOVUPS 0(R11)(R10*1), Z12
+	VMOVUPS 64(R11)(R10*1), Z13
+	VMOVUPS 128(R11)(R10*1), Z14
+	VBROADCASTSS 12(R8), Z15
+	BYTE $0x62; BYTE $0xd2; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xc4 // VDPBF16PS Z12, Z15, Z0
+	BYTE $0x62; BYTE $0xd2; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xcd // VDPBF16PS Z13, Z15, Z1
+	BYTE $0x62; BYTE $0xd2; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xd6 // VDPBF16PS Z14, Z15, Z2
+	VBROADCASTSS 12(R8)(R9*1), Z16
+	BYTE $0x62; BYTE $0xd2; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xdc // VDPBF16PS Z12, Z16, Z3
+	BYTE $0x62; BYTE $0xd2; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xe5 // VDPBF16PS Z13, Z16, Z4
+	BYTE $0x62; BYTE $0xd2; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xee // VDPBF16PS Z14, Z16, Z5
+	VBROADCASTSS 12(R8)(R9*2), Z15
+	BYTE $0x62; BYTE $0xd2; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xf4 // VDPBF16PS Z12, Z15, Z6
+	BYTE $0x62; BYTE $0xd2; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xfd // VDPBF16PS Z13, Z15, Z7
+	BYTE $0x62; BYTE $0x52; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xc6 // VDPBF16PS Z14, Z15, Z8
+	VBROADCASTSS 12(BX), Z16
+	BYTE $0x62; BYTE $0x52; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xcc // VDPBF16PS Z12, Z16, Z9
+	BYTE $0x62; BYTE $0x52; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xd5 // VDPBF16PS Z13, Z16, Z10
+	BYTE $0x62; BYTE $0x52; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xde // VDPBF16PS Z14, Z16, Z11
+	ADDQ $16, R8
+	ADDQ $16, BX
+	LEAQ (R11)(R12*4), R11
+	SUBQ $4, AX
+	JGE loop
+
+few:
+	ADDQ $4, AX
+	JZ done
+
+one:
+	VMOVUPS 0(R11), Z12
+	VMOVUPS 64(R11), Z13
+	VMOVUPS 128(R11), Z14
+	VBROADCASTSS 0(R8), Z15
+	BYTE $0x62; BYTE $0xd2; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xc4 // VDPBF16PS Z12, Z15, Z0
+	BYTE $0x62; BYTE $0xd2; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xcd // VDPBF16PS Z13, Z15, Z1
+	BYTE $0x62; BYTE $0xd2; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xd6 // VDPBF16PS Z14, Z15, Z2
+	VBROADCASTSS 0(R8)(R9*1), Z16
+	BYTE $0x62; BYTE $0xd2; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xdc // VDPBF16PS Z12, Z16, Z3
+	BYTE $0x62; BYTE $0xd2; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xe5 // VDPBF16PS Z13, Z16, Z4
+	BYTE $0x62; BYTE $0xd2; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xee // VDPBF16PS Z14, Z16, Z5
+	VBROADCASTSS 0(R8)(R9*2), Z15
+	BYTE $0x62; BYTE $0xd2; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xf4 // VDPBF16PS Z12, Z15, Z6
+	BYTE $0x62; BYTE $0xd2; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xfd // VDPBF16PS Z13, Z15, Z7
+	BYTE $0x62; BYTE $0x52; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xc6 // VDPBF16PS Z14, Z15, Z8
+	VBROADCASTSS 0(BX), Z16
+	BYTE $0x62; BYTE $0x52; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xcc // VDPBF16PS Z12, Z16, Z9
+	BYTE $0x62; BYTE $0x52; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xd5 // VDPBF16PS Z13, Z16, Z10
+	BYTE $0x62; BYTE $0x52; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xde // VDPBF16PS Z14, Z16, Z11
+	ADDQ $4, R8
+	ADDQ $4, BX
+	ADDQ R12, R11
+	DECQ AX
+	JNZ one
+
+done:
+	CMPB add+64(FP), $0
+	JEQ store
+	VADDPS 0(R13), Z0, Z0
+	VMOVUPS Z0, 0(R13)
+	VADDPS 64(R13), Z1, Z1
+	VMOVUPS Z1, 64(R13)
+	VADDPS 128(R13), Z2, Z2
+	VMOVUPS Z2, 128(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z3, Z3
+	VMOVUPS Z3, 0(R13)
+	VADDPS 64(R13), Z4, Z4
+	VMOVUPS Z4, 64(R13)
+	VADDPS 128(R13), Z5, Z5
+	VMOVUPS Z5, 128(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z6, Z6
+	VMOVUPS Z6, 0(R13)
+	VADDPS 64(R13), Z7, Z7
+	VMOVUPS Z7, 64(R13)
+	VADDPS 128(R13), Z8, Z8
+	VMOVUPS Z8, 128(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z9, Z9
+	VMOVUPS Z9, 0(R13)
+	VADDPS 64(R13), Z10, Z10
+	VMOVUPS Z10, 64(R13)
+	VADDPS 128(R13), Z11, Z11
+	VMOVUPS Z11, 128(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*4), R14
+	DECQ DI
+	JNZ tile
+	VZEROUPPER
+	RET
+
+store:
+	VMOVUPS Z0, 0(R13)
+	VMOVUPS Z1, 64(R13)
+	VMOVUPS Z2, 128(R13)
+	ADDQ SI, R13
+	VMOVUPS Z3, 0(R13)
+	VMOVUPS Z4, 64(R13)
+	VMOVUPS Z5, 128(R13)
+	ADDQ SI, R13
+	VMOVUPS Z6, 0(R13)
+	VMOVUPS Z7, 64(R13)
+	VMOVUPS Z8, 128(R13)
+	ADDQ SI, R13
+	VMOVUPS Z9, 0(R13)
+	VMOVUPS Z10, 64(R13)
+	VMOVUPS Z11, 128(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*4), R14
+	DECQ DI
+	JNZ tile
+	VZEROUPPER
+	RET
+
+// func dot4x48ColsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·dot4x48ColsAVX512BF16(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
+	LEAQ (R12)(R12*2), R10
+	LEAQ (R9)(R9*2), BX
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
+	VXORPS Z0, Z0, Z0
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
+	VXORPS Z7, Z7, Z7
+	VXORPS Z8, Z8, Z8
+	VXORPS Z9, Z9, Z9
+	VXORPS Z10, Z10, Z10
+	VXORPS Z11, Z11, Z11
+	SUBQ $4, AX
+	JLT few
+	PCALIGN $64
+
+loop:
+	VMOVUPS 0(R11), Z12
+	VMOVUPS 64(R11), Z13
+	VMOVUPS 128(R11), Z14
+	VBROADCASTSS 0(R8), Z15
+	BYTE $0x62; BYTE $0xd2; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xc4 // VDPBF16PS Z12, Z15, Z0
+	BYTE $0x62; BYTE $0xd2; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xcd // VDPBF16PS Z13, Z15, Z1
+	BYTE $0x62; BYTE $0xd2; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xd6 // VDPBF16PS Z14, Z15, Z2
+	VBROADCASTSS 4(R8), Z16
+	BYTE $0x62; BYTE $0xd2; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xdc // VDPBF16PS Z12, Z16, Z3
+	BYTE $0x62; BYTE $0xd2; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xe5 // VDPBF16PS Z13, Z16, Z4
+	BYTE $0x62; BYTE $0xd2; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xee // VDPBF16PS Z14, Z16, Z5
+	VBROADCASTSS 8(R8), Z15
+	BYTE $0x62; BYTE $0xd2; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xf4 // VDPBF16PS Z12, Z15, Z6
+	BYTE $0x62; BYTE $0xd2; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xfd // VDPBF16PS Z13, Z15, Z7
+	BYTE $0x62; BYTE $0x52; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xc6 // VDPBF16PS Z14, Z15, Z8
+	VBROADCASTSS 12(R8), Z16
+	BYTE $0x62; BYTE $0x52; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xcc // VDPBF16PS Z12, Z16, Z9
+	BYTE $0x62; BYTE $0x52; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xd5 // VDPBF16PS Z13, Z16, Z10
+	BYTE $0x62; BYTE $0x52; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xde // VDPBF16PS Z14, Z16, Z11
+	VMOVUPS 0(R11)(R12*1), Z12
+	VMOVUPS 64(R11)(R12*1), Z13
+	VMOVUPS 128(R11)(R12*1), Z14
+	VBROADCASTSS 0(R8)(R9*1), Z15
+	BYTE $0x62; BYTE $0xd2; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xc4 // VDPBF16PS Z12, Z15, Z0
+	BYTE $0x62; BYTE $0xd2; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xcd // VDPBF16PS Z13, Z15, Z1
+	BYTE $0x62; BYTE $0xd2; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xd6 // VDPBF16PS Z14, Z15, Z2
+	VBROADCASTSS 4(R8)(R9*1), Z16
+	BYTE $0x62; BYTE $0xd2; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xdc // VDPBF16PS Z12, Z16, Z3
+	BYTE $0x62; BYTE $0xd2; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xe5 // VDPBF16PS Z13, Z16, Z4
+	BYTE $0x62; BYTE $0xd2; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xee // VDPBF16PS Z14, Z16, Z5
+	VBROADCASTSS 8(R8)(R9*1), Z15
+	BYTE $0x62; BYTE $0xd2; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xf4 // VDPBF16PS Z12, Z15, Z6
+	BYTE $0x62; BYTE $0xd2; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xfd // VDPBF16PS Z13, Z15, Z7
+	BYTE $0x62; BYTE $0x52; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xc6 // VDPBF16PS Z14, Z15, Z8
+	VBROADCASTSS 12(R8)(R9*1), Z16
+	BYTE $0x62; BYTE $0x52; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xcc // VDPBF16PS Z12, Z16, Z9
+	BYTE $0x62; BYTE $0x52; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xd5 // VDPBF16PS Z13, Z16, Z10
+	BYTE $0x62; BYTE $0x52; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xde // VDPBF16PS Z14, Z16, Z11
+	VMOVUPS 0(R11)(R12*2), Z12
+	VMOVUPS 64(R11)(R12*2), Z13
+	VMOVUPS 128(R11)(R12*2), Z14
+	VBROADCASTSS 0(R8)(R9*2), Z15
+	BYTE $0x62; BYTE $0xd2; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xc4 // VDPBF16PS Z12, Z15, Z0
+	BYTE $0x62; BYTE $0xd2; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xcd // VDPBF16PS Z13, Z15, Z1
+	BYTE $0x62; BYTE $0xd2; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xd6 // VDPBF16PS Z14, Z15, Z2
+	VBROADCASTSS 4(R8)(R9*2), Z16
+	BYTE $0x62; BYTE $0xd2; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xdc // VDPBF16PS Z12, Z16, Z3
+	BYTE $0x62; BYTE $0xd2; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xe5 // VDPBF16PS Z13, Z16, Z4
+	BYTE $0x62; BYTE $0xd2; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xee // VDPBF16PS Z14, Z16, Z5
+	VBROADCASTSS 8(R8)(R9*2), Z15
+	BYTE $0x62; BYTE $0xd2; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xf4 // VDPBF16PS Z12, Z15, Z6
+	BYTE $0x62; BYTE $0xd2; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xfd // VDPBF16PS Z13, Z15, Z7
+	BYTE $0x62; BYTE $0x52; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xc6 // VDPBF16PS Z14, Z15, Z8
+	VBROADCASTSS 12(R8)(R9*2), Z16
+	BYTE $0x62; BYTE $0x52; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xcc // VDPBF16PS Z12, Z16, Z9
+	BYTE $0x62; BYTE $0x52; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xd5 // VDPBF16PS Z13, Z16, Z10
+	BYTE $0x62; BYTE $0x52; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xde // VDPBF16PS Z14, Z16, Z11
+	VMOVUPS 0(R11)(R10*1), Z12
+	VMOVUPS 64(R11)(R10*1), Z13
+	VMOVUPS 128(R11)(R10*1), Z14
+	VBROADCASTSS 0(R8)(BX*1), Z15
+	BYTE $0x62; BYTE $0xd2; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xc4 // VDPBF16PS Z12, Z15, Z0
+	BYTE $0x62; BYTE $0xd2; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xcd // VDPBF16PS Z13, Z15, Z1
+	BYTE $0x62; BYTE $0xd2; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xd6 // VDPBF16PS Z14, Z15, Z2
+	VBROADCASTSS 4(R8)(BX*1), Z16
+	BYTE $0x62; BYTE $0xd2; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xdc // VDPBF16PS Z12, Z16, Z3
+	BYTE $0x62; BYTE $0xd2; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xe5 // VDPBF16PS Z13, Z16, Z4
+	BYTE $0x62; BYTE $0xd2; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xee // VDPBF16PS Z14, Z16, Z5
+	VBROADCASTSS 8(R8)(BX*1), Z15
+	BYTE $0x62; BYTE $0xd2; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xf4 // VDPBF16PS Z12, Z15, Z6
+	BYTE $0x62; BYTE $0xd2; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xfd // VDPBF16PS Z13, Z15, Z7
+	BYTE $0x62; BYTE $0x52; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xc6 // VDPBF16PS Z14, Z15, Z8
+	VBROADCASTSS 12(R8)(BX*1), Z16
+	BYTE $0x62; BYTE $0x52; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xcc // VDPBF16PS Z12, Z16, Z9
+	BYTE $0x62; BYTE $0x52; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xd5 // VDPBF16PS Z13, Z16, Z10
+	BYTE $0x62; BYTE $0x52; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xde // VDPBF16PS Z14, Z16, Z11
+	LEAQ (R8)(R9*4), R8
+	LEAQ (R11)(R12*4), R11
+	SUBQ $4, AX
+	JGE loop
+
+few:
+	ADDQ $4, AX
+	JZ done
+
+one:
+	VMOVUPS 0(R11), Z12
+	VMOVUPS 64(R11), Z13
+	VMOVUPS 128(R11), Z14
+	VBROADCASTSS 0(R8), Z15
+	BYTE $0x62; BYTE $0xd2; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xc4 // VDPBF16PS Z12, Z15, Z0
+	BYTE $0x62; BYTE $0xd2; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xcd // VDPBF16PS Z13, Z15, Z1
+	BYTE $0x62; BYTE $0xd2; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xd6 // VDPBF16PS Z14, Z15, Z2
+	VBROADCASTSS 4(R8), Z16
+	BYTE $0x62; BYTE $0xd2; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xdc // VDPBF16PS Z12, Z16, Z3
+	BYTE $0x62; BYTE $0xd2; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xe5 // VDPBF16PS Z13, Z16, Z4
+	BYTE $0x62; BYTE $0xd2; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xee // VDPBF16PS Z14, Z16, Z5
+	VBROADCASTSS 8(R8), Z15
+	BYTE $0x62; BYTE $0xd2; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xf4 // VDPBF16PS Z12, Z15, Z6
+	BYTE $0x62; BYTE $0xd2; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xfd // VDPBF16PS Z13, Z15, Z7
+	BYTE $0x62; BYTE $0x52; BYTE $0x06; BYTE $0x48; BYTE $0x52; BYTE $0xc6 // VDPBF16PS Z14, Z15, Z8
+	VBROADCASTSS 12(R8), Z16
+	BYTE $0x62; BYTE $0x52; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xcc // VDPBF16PS Z12, Z16, Z9
+	BYTE $0x62; BYTE $0x52; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xd5 // VDPBF16PS Z13, Z16, Z10
+	BYTE $0x62; BYTE $0x52; BYTE $0x7e; BYTE $0x40; BYTE $0x52; BYTE $0xde // VDPBF16PS Z14, Z16, Z11
+	LEAQ (R8)(R9*1), R8
+	ADDQ R12, R11
+	DECQ AX
+	JNZ one
+
+done:
+	CMPB add+64(FP), $0
+	JEQ store
+	VADDPS 0(R13), Z0, Z0
+	VMOVUPS Z0, 0(R13)
+	VADDPS 64(R13), Z1, Z1
+	VMOVUPS Z1, 64(R13)
+	VADDPS 128(R13), Z2, Z2
+	VMOVUPS Z2, 128(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z3, Z3
+	VMOVUPS Z3, 0(R13)
+	VADDPS 64(R13), Z4, Z4
+	VMOVUPS Z4, 64(R13)
+	VADDPS 128(R13), Z5, Z5
+	VMOVUPS Z5, 128(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z6, Z6
+	VMOVUPS Z6, 0(R13)
+	VADDPS 64(R13), Z7, Z7
+	VMOVUPS Z7, 64(R13)
+	VADDPS 128(R13), Z8, Z8
+	VMOVUPS Z8, 128(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z9, Z9
+	VMOVUPS Z9, 0(R13)
+	VADDPS 64(R13), Z10, Z10
+	VMOVUPS Z10, 64(R13)
+	VADDPS 128(R13), Z11, Z11
+	VMOVUPS Z11, 128(R13)
+	ADDQ SI, R13
+	ADDQ $16, R14
+	DECQ DI
+	JNZ tile
+	VZEROUPPER
+	RET
+
+store:
+	VMOVUPS Z0, 0(R13)
+	VMOVUPS Z1, 64(R13)
+	VMOVUPS Z2, 128(R13)
+	ADDQ SI, R13
+	VMOVUPS Z3, 0(R13)
+	VMOVUPS Z4, 64(R13)
+	VMOVUPS Z5, 128(R13)
+	ADDQ SI, R13
+	VMOVUPS Z6, 0(R13)
+	VMOVUPS Z7, 64(R13)
+	VMOVUPS Z8, 128(R13)
+	ADDQ SI, R13
+	VMOVUPS Z9, 0(R13)
+	VMOVUPS Z10, 64(R13)
+	VMOVUPS Z11, 128(R13)
+	ADDQ SI, R13
+	ADDQ $16, R14
+	DECQ DI
+	JNZ tile
+	VZEROUPPER
+	RET
+
+// func dot2x48RowsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·dot2x48RowsAVX512BF16(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
+	LEAQ (R12)(R12*2), R10
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
+	VXORPS Z0, Z0, Z0
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	VXORPS Z5, Z5, Z5
+	SUBQ $4, AX
+	JLT few
+	PCALIGN $64
+
+loop:
+	VMOVUPS 0(R11), Z6
+	VMOVUPS 64(R11), Z7
+	VMOVUPS 128(R11), Z8
+	VBROADCASTSS 0(R8), Z9
+	BYTE $0x62; BYTE $0xf2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xc6 // VDPBF16PS Z6, Z9, Z0
+	BYTE $0x62; BYTE $0xf2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xcf // VDPBF16PS Z7, Z9, Z1
+	BYTE $0x62; BYTE $0xd2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z8, Z9, Z2
+	VBROADCASTSS 0(R8)(R9*1), Z10
+	BYTE $0x62; BYTE $0xf2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xde // VDPBF16PS Z6, Z10, Z3
+	BYTE $0x62; BYTE $0xf2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xe7 // VDPBF16PS Z7, Z10, Z4
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xe8 // VDPBF16PS Z8, Z10, Z5
+	VMOVUPS 0(R11)(R12*1), Z6
+	VMOVUPS 64(R11)(R12*1), Z7
+	VMOVUPS 128(R11)(R12*1), Z8
+	VBROADCASTSS 4(R8), Z9
+	BYTE $0x62; BYTE $0xf2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xc6 // VDPBF16PS Z6, Z9, Z0
+	BYTE $0x62; BYTE $0xf2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xcf // VDPBF16PS Z7, Z9, Z1
+	BYTE $0x62; BYTE $0xd2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z8, Z9, Z2
+	VBROADCASTSS 4(R8)(R9*1), Z10
+	BYTE $0x62; BYTE $0xf2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xde // VDPBF16PS Z6, Z10, Z3
+	BYTE $0x62; BYTE $0xf2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xe7 // VDPBF16PS Z7, Z10, Z4
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xe8 // VDPBF16PS Z8, Z10, Z5
+	VMOVUPS 0(R11)(R12*2), Z6
+	VMOVUPS 64(R11)(R12*2), Z7
+	VMOVUPS 128(R11)(R12*2), Z8
+	VBROADCASTSS 8(R8), Z9
+	BYTE $0x62; BYTE $0xf2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xc6 // VDPBF16PS Z6, Z9, Z0
+	BYTE $0x62; BYTE $0xf2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xcf // VDPBF16PS Z7, Z9, Z1
+	BYTE $0x62; BYTE $0xd2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z8, Z9, Z2
+	VBROADCASTSS 8(R8)(R9*1), Z10
+	BYTE $0x62; BYTE $0xf2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xde // VDPBF16PS Z6, Z10, Z3
+	BYTE $0x62; BYTE $0xf2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xe7 // VDPBF16PS Z7, Z10, Z4
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xe8 // VDPBF16PS Z8, Z10, Z5
+	VMOVUPS 0(R11)(R10*1), Z6
+	VMOVUPS 64(R11)(R10*1), Z7
+	VMOVUPS 128(R11)(R10*1), Z8
+	VBROADCASTSS 12(R8), Z9
+	BYTE $0x62; BYTE $0xf2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xc6 // VDPBF16PS Z6, Z9, Z0
+	BYTE $0x62; BYTE $0xf2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xcf // VDPBF16PS Z7, Z9, Z1
+	BYTE $0x62; BYTE $0xd2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z8, Z9, Z2
+	VBROADCASTSS 12(R8)(R9*1), Z10
+	BYTE $0x62; BYTE $0xf2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xde // VDPBF16PS Z6, Z10, Z3
+	BYTE $0x62; BYTE $0xf2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xe7 // VDPBF16PS Z7, Z10, Z4
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xe8 // VDPBF16PS Z8, Z10, Z5
+	ADDQ $16, R8
+	LEAQ (R11)(R12*4), R11
+	SUBQ $4, AX
+	JGE loop
+
+few:
+	ADDQ $4, AX
+	JZ done
+
+one:
+	VMOVUPS 0(R11), Z6
+	VMOVUPS 64(R11), Z7
+	VMOVUPS 128(R11), Z8
+	VBROADCASTSS 0(R8), Z9
+	BYTE $0x62; BYTE $0xf2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xc6 // VDPBF16PS Z6, Z9, Z0
+	BYTE $0x62; BYTE $0xf2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xcf // VDPBF16PS Z7, Z9, Z1
+	BYTE $0x62; BYTE $0xd2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z8, Z9, Z2
+	VBROADCASTSS 0(R8)(R9*1), Z10
+	BYTE $0x62; BYTE $0xf2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xde // VDPBF16PS Z6, Z10, Z3
+	BYTE $0x62; BYTE $0xf2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xe7 // VDPBF16PS Z7, Z10, Z4
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xe8 // VDPBF16PS Z8, Z10, Z5
+	ADDQ $4, R8
+	ADDQ R12, R11
+	DECQ AX
+	JNZ one
+
+done:
+	CMPB add+64(FP), $0
+	JEQ store
+	VADDPS 0(R13), Z0, Z0
+	VMOVUPS Z0, 0(R13)
+	VADDPS 64(R13), Z1, Z1
+	VMOVUPS Z1, 64(R13)
+	VADDPS 128(R13), Z2, Z2
+	VMOVUPS Z2, 128(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z3, Z3
+	VMOVUPS Z3, 0(R13)
+	VADDPS 64(R13), Z4, Z4
+	VMOVUPS Z4, 64(R13)
+	VADDPS 128(R13), Z5, Z5
+	VMOVUPS Z5, 128(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*2), R14
+	DECQ DI
+	JNZ tile
+	VZEROUPPER
+	RET
+
+store:
+	VMOVUPS Z0, 0(R13)
+	VMOVUPS Z1, 64(R13)
+	VMOVUPS Z2, 128(R13)
+	ADDQ SI, R13
+	VMOVUPS Z3, 0(R13)
+	VMOVUPS Z4, 64(R13)
+	VMOVUPS Z5, 128(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*2), R14
+	DECQ DI
+	JNZ tile
+	VZEROUPPER
+	RET
+
+// func dot2x48ColsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·dot2x48ColsAVX512BF16(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
+	LEAQ (R12)(R12*2), R10
+	LEAQ (R9)(R9*2), BX
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
+	VXORPS Z0, Z0, Z0
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	VXORPS Z5, Z5, Z5
+	SUBQ $4, AX
+	JLT few
+	PCALIGN $64
+
+loop:
+	VMOVUPS 0(R11), Z6
+	VMOVUPS 64(R11), Z7
+	VMOVUPS 128(R11), Z8
+	VBROADCASTSS 0(R8), Z9
+	BYTE $0x62; BYTE $0xf2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xc6 // VDPBF16PS Z6, Z9, Z0
+	BYTE $0x62; BYTE $0xf2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xcf // VDPBF16PS Z7, Z9, Z1
+	BYTE $0x62; BYTE $0xd2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z8, Z9, Z2
+	VBROADCASTSS 4(R8), Z10
+	BYTE $0x62; BYTE $0xf2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xde // VDPBF16PS Z6, Z10, Z3
+	BYTE $0x62; BYTE $0xf2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xe7 // VDPBF16PS Z7, Z10, Z4
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xe8 // VDPBF16PS Z8, Z10, Z5
+	VMOVUPS 0(R11)(R12*1), Z6
+	VMOVUPS 64(R11)(R12*1), Z7
+	VMOVUPS 128(R11)(R12*1), Z8
+	VBROADCASTSS 0(R8)(R9*1), Z9
+	BYTE $0x62; BYTE $0xf2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xc6 // VDPBF16PS Z6, Z9, Z0
+	BYTE $0x62; BYTE $0xf2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xcf // VDPBF16PS Z7, Z9, Z1
+	BYTE $0x62; BYTE $0xd2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z8, Z9, Z2
+	VBROADCASTSS 4(R8)(R9*1), Z10
+	BYTE $0x62; BYTE $0xf2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xde // VDPBF16PS Z6, Z10, Z3
+	BYTE $0x62; BYTE $0xf2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xe7 // VDPBF16PS Z7, Z10, Z4
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xe8 // VDPBF16PS Z8, Z10, Z5
+	VMOVUPS 0(R11)(R12*2), Z6
+	VMOVUPS 64(R11)(R12*2), Z7
+	VMOVUPS 128(R11)(R12*2), Z8
+	VBROADCASTSS 0(R8)(R9*2), Z9
+	BYTE $0x62; BYTE $0xf2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xc6 // VDPBF16PS Z6, Z9, Z0
+	BYTE $0x62; BYTE $0xf2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xcf // VDPBF16PS Z7, Z9, Z1
+	BYTE $0x62; BYTE $0xd2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z8, Z9, Z2
+	VBROADCASTSS 4(R8)(R9*2), Z10
+	BYTE $0x62; BYTE $0xf2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xde // VDPBF16PS Z6, Z10, Z3
+	BYTE $0x62; BYTE $0xf2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xe7 // VDPBF16PS Z7, Z10, Z4
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xe8 // VDPBF16PS Z8, Z10, Z5
+	VMOVUPS 0(R11)(R10*1), Z6
+	VMOVUPS 64(R11)(R10*1), Z7
+	VMOVUPS 128(R11)(R10*1), Z8
+	VBROADCASTSS 0(R8)(BX*1), Z9
+	BYTE $0x62; BYTE $0xf2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xc6 // VDPBF16PS Z6, Z9, Z0
+	BYTE $0x62; BYTE $0xf2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xcf // VDPBF16PS Z7, Z9, Z1
+	BYTE $0x62; BYTE $0xd2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z8, Z9, Z2
+	VBROADCASTSS 4(R8)(BX*1), Z10
+	BYTE $0x62; BYTE $0xf2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xde // VDPBF16PS Z6, Z10, Z3
+	BYTE $0x62; BYTE $0xf2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xe7 // VDPBF16PS Z7, Z10, Z4
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xe8 // VDPBF16PS Z8, Z10, Z5
+	LEAQ (R8)(R9*4), R8
+	LEAQ (R11)(R12*4), R11
+	SUBQ $4, AX
+	JGE loop
+
+few:
+	ADDQ $4, AX
+	JZ done
+
+one:
+	VMOVUPS 0(R11), Z6
+	VMOVUPS 64(R11), Z7
+	VMOVUPS 128(R11), Z8
+	VBROADCASTSS 0(R8), Z9
+	BYTE $0x62; BYTE $0xf2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xc6 // VDPBF16PS Z6, Z9, Z0
+	BYTE $0x62; BYTE $0xf2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xcf // VDPBF16PS Z7, Z9, Z1
+	BYTE $0x62; BYTE $0xd2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z8, Z9, Z2
+	VBROADCASTSS 4(R8), Z10
+	BYTE $0x62; BYTE $0xf2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xde // VDPBF16PS Z6, Z10, Z3
+	BYTE $0x62; BYTE $0xf2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xe7 // VDPBF16PS Z7, Z10, Z4
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xe8 // VDPBF16PS Z8, Z10, Z5
+	LEAQ (R8)(R9*1), R8
+	ADDQ R12, R11
+	DECQ AX
+	JNZ one
+
+done:
+	CMPB add+64(FP), $0
+	JEQ store
+	VADDPS 0(R13), Z0, Z0
+	VMOVUPS Z0, 0(R13)
+	VADDPS 64(R13), Z1, Z1
+	VMOVUPS Z1, 64(R13)
+	VADDPS 128(R13), Z2, Z2
+	VMOVUPS Z2, 128(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z3, Z3
+	VMOVUPS Z3, 0(R13)
+	VADDPS 64(R13), Z4, Z4
+	VMOVUPS Z4, 64(R13)
+	VADDPS 128(R13), Z5, Z5
+	VMOVUPS Z5, 128(R13)
+	ADDQ SI, R13
+	ADDQ $8, R14
+	DECQ DI
+	JNZ tile
+	VZEROUPPER
+	RET
+
+store:
+	VMOVUPS Z0, 0(R13)
+	VMOVUPS Z1, 64(R13)
+	VMOVUPS Z2, 128(R13)
+	ADDQ SI, R13
+	VMOVUPS Z3, 0(R13)
+	VMOVUPS Z4, 64(R13)
+	VMOVUPS Z5, 128(R13)
+	ADDQ SI, R13
+	ADDQ $8, R14
+	DECQ DI
+	JNZ tile
+	VZEROUPPER
+	RET
+
+// func dot1x48RowsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·dot1x48RowsAVX512BF16(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
+	LEAQ (R12)(R12*2), R10
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
+	VXORPS Z0, Z0, Z0
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	SUBQ $4, AX
+	JLT few
+	PCALIGN $64
+
+loop:
+	VMOVUPS 0(R11), Z3
+	VMOVUPS 64(R11), Z4
+	VMOVUPS 128(R11), Z5
+	VBROADCASTSS 0(R8), Z6
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xc3 // VDPBF16PS Z3, Z6, Z0
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xcc // VDPBF16PS Z4, Z6, Z1
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xd5 // VDPBF16PS Z5, Z6, Z2
+	VMOVUPS 0(R11)(R12*1), Z3
+	VMOVUPS 64(R11)(R12*1), Z4
+	VMOVUPS 128(R11)(R12*1), Z5
+	VBROADCASTSS 4(R8), Z6
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xc3 // VDPBF16PS Z3, Z6, Z0
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xcc // VDPBF16PS Z4, Z6, Z1
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xd5 // VDPBF16PS Z5, Z6, Z2
+	VMOVUPS 0(R11)(R12*2), Z3
+	VMOVUPS 64(R11)(R12*2), Z4
+	VMOVUPS 128(R11)(R12*2), Z5
+	VBROADCASTSS 8(R8), Z6
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xc3 // VDPBF16PS Z3, Z6, Z0
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xcc // VDPBF16PS Z4, Z6, Z1
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xd5 // VDPBF16PS Z5, Z6, Z2
+	VMOVUPS 0(R11)(R10*1), Z3
+	VMOVUPS 64(R11)(R10*1), Z4
+	VMOVUPS 128(R11)(R10*1), Z5
+	VBROADCASTSS 12(R8), Z6
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xc3 // VDPBF16PS Z3, Z6, Z0
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xcc // VDPBF16PS Z4, Z6, Z1
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xd5 // VDPBF16PS Z5, Z6, Z2
+	ADDQ $16, R8
+	LEAQ (R11)(R12*4), R11
+	SUBQ $4, AX
+	JGE loop
+
+few:
+	ADDQ $4, AX
+	JZ done
+
+one:
+	VMOVUPS 0(R11), Z3
+	VMOVUPS 64(R11), Z4
+	VMOVUPS 128(R11), Z5
+	VBROADCASTSS 0(R8), Z6
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xc3 // VDPBF16PS Z3, Z6, Z0
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xcc // VDPBF16PS Z4, Z6, Z1
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xd5 // VDPBF16PS Z5, Z6, Z2
+	ADDQ $4, R8
+	ADDQ R12, R11
+	DECQ AX
+	JNZ one
+
+done:
+	CMPB add+64(FP), $0
+	JEQ store
+	VADDPS 0(R13), Z0, Z0
+	VMOVUPS Z0, 0(R13)
+	VADDPS 64(R13), Z1, Z1
+	VMOVUPS Z1, 64(R13)
+	VADDPS 128(R13), Z2, Z2
+	VMOVUPS Z2, 128(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*1), R14
+	DECQ DI
+	JNZ tile
+	VZEROUPPER
+	RET
+
+store:
+	VMOVUPS Z0, 0(R13)
+	VMOVUPS Z1, 64(R13)
+	VMOVUPS Z2, 128(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*1), R14
+	DECQ DI
+	JNZ tile
+	VZEROUPPER
+	RET
+
+// func dot1x48ColsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·dot1x48ColsAVX512BF16(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
+	LEAQ (R12)(R12*2), R10
+	LEAQ (R9)(R9*2), BX
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
+	VXORPS Z0, Z0, Z0
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	SUBQ $4, AX
+	JLT few
+	PCALIGN $64
+
+loop:
+	VMOVUPS 0(R11), Z3
+	VMOVUPS 64(R11), Z4
+	VMOVUPS 128(R11), Z5
+	VBROADCASTSS 0(R8), Z6
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xc3 // VDPBF16PS Z3, Z6, Z0
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xcc // VDPBF16PS Z4, Z6, Z1
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xd5 // VDPBF16PS Z5, Z6, Z2
+	VMOVUPS 0(R11)(R12*1), Z3
+	VMOVUPS 64(R11)(R12*1), Z4
+	VMOVUPS 128(R11)(R12*1), Z5
+	VBROADCASTSS 0(R8)(R9*1), Z6
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xc3 // VDPBF16PS Z3, Z6, Z0
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xcc // VDPBF16PS Z4, Z6, Z1
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xd5 // VDPBF16PS Z5, Z6, Z2
+	VMOVUPS 0(R11)(R12*2), Z3
+	VMOVUPS 64(R11)(R12*2), Z4
+	VMOVUPS 128(R11)(R12*2), Z5
+	VBROADCASTSS 0(R8)(R9*2), Z6
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xc3 // VDPBF16PS Z3, Z6, Z0
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xcc // VDPBF16PS Z4, Z6, Z1
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xd5 // VDPBF16PS Z5, Z6, Z2
+	VMOVUPS 0(R11)(R10*1), Z3
+	VMOVUPS 64(R11)(R10*1), Z4
+	VMOVUPS 128(R11)(R10*1), Z5
+	VBROADCASTSS 0(R8)(BX*1), Z6
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xc3 // VDPBF16PS Z3, Z6, Z0
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xcc // VDPBF16PS Z4, Z6, Z1
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xd5 // VDPBF16PS Z5, Z6, Z2
+	LEAQ (R8)(R9*4), R8
+	LEAQ (R11)(R12*4), R11
+	SUBQ $4, AX
+	JGE loop
+
+few:
+	ADDQ $4, AX
+	JZ done
+
+one:
+	VMOVUPS 0(R11), Z3
+	VMOVUPS 64(R11), Z4
+	VMOVUPS 128(R11), Z5
+	VBROADCASTSS 0(R8), Z6
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xc3 // VDPBF16PS Z3, Z6, Z0
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xcc // VDPBF16PS Z4, Z6, Z1
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xd5 // VDPBF16PS Z5, Z6, Z2
+	LEAQ (R8)(R9*1), R8
+	ADDQ R12, R11
+	DECQ AX
+	JNZ one
+
+done:
+	CMPB add+64(FP), $0
+	JEQ store
+	VADDPS 0(R13), Z0, Z0
+	VMOVUPS Z0, 0(R13)
+	VADDPS 64(R13), Z1, Z1
+	VMOVUPS Z1, 64(R13)
+	VADDPS 128(R13), Z2, Z2
+	VMOVUPS Z2, 128(R13)
+	ADDQ SI, R13
+	ADDQ $4, R14
+	DECQ DI
+	JNZ tile
+	VZEROUPPER
+	RET
+
+store:
+	VMOVUPS Z0, 0(R13)
+	VMOVUPS Z1, 64(R13)
+	VMOVUPS Z2, 128(R13)
+	ADDQ SI, R13
+	ADDQ $4, R14
+	DECQ DI
+	JNZ tile
+	VZEROUPPER
+	RET
+
+// func dot8x32RowsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·dot8x32RowsAVX512BF16(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
+	LEAQ (R12)(R12*2), R10
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
+	LEAQ (R8)(R9*2), BX
+	ADDQ R9, BX
+	LEAQ (BX)(R9*2), CX
+	ADDQ R9, CX
+	VXORPS Z0, Z0, Z0
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
+	VXORPS Z7, Z7, Z7
+	VXORPS Z8, Z8, Z8
+	VXORPS Z9, Z9, Z9
+	VXORPS Z10, Z10, Z10
+	VXORPS Z11, Z11, Z11
+	VXORPS Z12, Z12, Z12
+	VXORPS Z13, Z13, Z13
+	VXORPS Z14, Z14, Z14
+	VXORPS Z15, Z15, Z15
+	SUBQ $4, AX
+	JLT few
+	PCALIGN $64
+
+loop:
+	VMOVUPS 0(R11), Z16
+	VMOVUPS 64(R11), Z17
+	VBROADCASTSS 0(R8), Z18
+	BYTE $0x62; BYTE $0xb2; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xc0 // VDPBF16PS Z16, Z18, Z0
+	BYTE $0x62; BYTE $0xb2; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xc9 // VDPBF16PS Z17, Z18, Z1
+	VBROADCASTSS 0(R8)(R9*1), Z19
+	BYTE $0x62; BYTE $0xb2; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z16, Z19, Z2
+	BYTE $0x62; BYTE $0xb2; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xd9 // VDPBF16PS Z17, Z19, Z3
+	VBROADCASTSS 0(R8)(R9*2), Z18
+	BYTE $0x62; BYTE $0xb2; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xe0 // VDPBF16PS Z16, Z18, Z4
+	BYTE $0x62; BYTE $0xb2; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xe9 // VDPBF16PS Z17, Z18, Z5
+	VBROADCASTSS 0(BX), Z19
+	BYTE $0x62; BYTE $0xb2; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xf0 // VDPBF16PS Z16, Z19, Z6
+	BYTE $0x62; BYTE $0xb2; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xf9 // VDPBF16PS Z17, Z19, Z7
+	VBROADCASTSS 0(BX)(R9*1), Z18
+	BYTE $0x62; BYTE $0x32; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xc0 // VDPBF16PS Z16, Z18, Z8
+	BYTE $0x62; BYTE $0x32; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xc9 // VDPBF16PS Z17, Z18, Z9
+	VBROADCASTSS 0(BX)(R9*2), Z19
+	BYTE $0x62; BYTE $0x32; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z16, Z19, Z10
+	BYTE $0x62; BYTE $0x32; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xd9 // VDPBF16PS Z17, Z19, Z11
+	VBROADCASTSS 0(CX), Z18
+	BYTE $0x62; BYTE $0x32; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xe0 // VDPBF16PS Z16, Z18, Z12
+	BYTE $0x62; BYTE $0x32; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xe9 // VDPBF16PS Z17, Z18, Z13
+	VBROADCASTSS 0(CX)(R9*1), Z19
+	BYTE $0x62; BYTE $0x32; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xf0 // VDPBF16PS Z16, Z19, Z14
+	BYTE $0x62; BYTE $0x32; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xf9 // VDPBF16PS Z17, Z19, Z15
+	VMOVUPS 0(R11)(R12*1), Z16
+	VMOVUPS 64(R11)(R12*1), Z17
+	VBROADCASTSS 4(R8), Z18
+	BYTE $0x62; BYTE $0xb2; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xc0 // VDPBF16PS Z16, Z18, Z0
+	BYTE $0x62; BYTE $0xb2; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xc9 // VDPBF16PS Z17, Z18, Z1
+	VBROADCASTSS 4(R8)(R9*1), Z19
+	BYTE $0x62; BYTE $0xb2; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z16, Z19, Z2
+	BYTE $0x62; BYTE $0xb2; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xd9 // VDPBF16PS Z17, Z19, Z3
+	VBROADCASTSS 4(R8)(R9*2), Z18
+	BYTE $0x62; BYTE $0xb2; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xe0 // VDPBF16PS Z16, Z18, Z4
+	BYTE $0x62; BYTE $0xb2; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xe9 // VDPBF16PS Z17, Z18, Z5
+	VBROADCASTSS 4(BX), Z19
+	BYTE $0x62; BYTE $0xb2; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xf0 // VDPBF16PS Z16, Z19, Z6
+	BYTE $0x62; BYTE $0xb2; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xf9 // VDPBF16PS Z17, Z19, Z7
+	VBROADCASTSS 4(BX)(R9*1), Z18
+	BYTE $0x62; BYTE $0x32; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xc0 // VDPBF16PS Z16, Z18, Z8
+	BYTE $0x62; BYTE $0x32; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xc9 // VDPBF16PS Z17, Z18, Z9
+	VBROADCASTSS 4(BX)(R9*2), Z19
+	BYTE $0x62; BYTE $0x32; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z16, Z19, Z10
+	BYTE $0x62; BYTE $0x32; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xd9 // VDPBF16PS Z17, Z19, Z11
+	VBROADCASTSS 4(CX), Z18
+	BYTE $0x62; BYTE $0x32; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xe0 // VDPBF16PS Z16, Z18, Z12
+	BYTE $0x62; BYTE $0x32; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xe9 // VDPBF16PS Z17, Z18, Z13
+	VBROADCASTSS 4(CX)(R9*1), Z19
+	BYTE $0x62; BYTE $0x32; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xf0 // VDPBF16PS Z16, Z19, Z14
+	BYTE $0x62; BYTE $0x32; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xf9 // VDPBF16PS Z17, Z19, Z15
+	VMOVUPS 0(R11)(R12*2), Z16
+	VMOVUPS 64(R11)(R12*2), Z17
+	VBROADCASTSS 8(R8), Z18
+	BYTE $0x62; BYTE $0xb2; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xc0 // VDPBF16PS Z16, Z18, Z0
+	BYTE $0x62; BYTE $0xb2; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xc9 // VDPBF16PS Z17, Z18, Z1
+	VBROADCASTSS 8(R8)(R9*1), Z19
+	BYTE $0x62; BYTE $0xb2; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z16, Z19, Z2
+	BYTE $0x62; BYTE $0xb2; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xd9 // VDPBF16PS Z17, Z19, Z3
+	VBROADCASTSS 8(R8)(R9*2), Z18
+	BYTE $0x62; BYTE $0xb2; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xe0 // VDPBF16PS Z16, Z18, Z4
+	BYTE $0x62; BYTE $0xb2; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xe9 // VDPBF16PS Z17, Z18, Z5
+	VBROADCASTSS 8(BX), Z19
+	BYTE $0x62; BYTE $0xb2; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xf0 // VDPBF16PS Z16, Z19, Z6
+	BYTE $0x62; BYTE $0xb2; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xf9 // VDPBF16PS Z17, Z19, Z7
+	VBROADCASTSS 8(BX)(R9*1), Z18
+	BYTE $0x62; BYTE $0x32; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xc0 // VDPBF16PS Z16, Z18, Z8
+	BYTE $0x62; BYTE $0x32; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xc9 // VDPBF16PS Z17, Z18, Z9
+	VBROADCASTSS 8(BX)(R9*2), Z19
+	BYTE $0x62; BYTE $0x32; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z16, Z19, Z10
+	BYTE $0x62; BYTE $0x32; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xd9 // VDPBF16PS Z17, Z19, Z11
+	VBROADCASTSS 8(CX), Z18
+	BYTE $0x62; BYTE $0x32; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xe0 // VDPBF16PS Z16, Z18, Z12
+	BYTE $0x62; BYTE $0x32; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xe9 // VDPBF16PS Z17, Z18, Z13
+	VBROADCASTSS 8(CX)(R9*1), Z19
+	BYTE $0x62; BYTE $0x32; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xf0 // VDPBF16PS Z16, Z19, Z14
+	BYTE $0x62; BYTE $0x32; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xf9 // VDPBF16PS Z17, Z19, Z15
+	VMOVUPS 0(R11)(R10*1), Z16
+	VMOVUPS 64(R11)(R10*1), Z17
+	VBROADCASTSS 12(R8), Z18
+	BYTE $0x62; BYTE $0xb2; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xc0 // VDPBF16PS Z16, Z18, Z0
+	BYTE $0x62; BYTE $0xb2; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xc9 // VDPBF16PS Z17, Z18, Z1
+	VBROADCASTSS 12(R8)(R9*1), Z19
+	BYTE $0x62; BYTE $0xb2; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z16, Z19, Z2
+	BYTE $0x62; BYTE $0xb2; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xd9 // VDPBF16PS Z17, Z19, Z3
+	VBROADCASTSS 12(R8)(R9*2), Z18
+	BYTE $0x62; BYTE $0xb2; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xe0 // VDPBF16PS Z16, Z18, Z4
+	BYTE $0x62; BYTE $0xb2; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xe9 // VDPBF16PS Z17, Z18, Z5
+	VBROADCASTSS 12(BX), Z19
+	BYTE $0x62; BYTE $0xb2; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xf0 // VDPBF16PS Z16, Z19, Z6
+	BYTE $0x62; BYTE $0xb2; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xf9 // VDPBF16PS Z17, Z19, Z7
+	VBROADCASTSS 12(BX)(R9*1), Z18
+	BYTE $0x62; BYTE $0x32; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xc0 // VDPBF16PS Z16, Z18, Z8
+	BYTE $0x62; BYTE $0x32; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xc9 // VDPBF16PS Z17, Z18, Z9
+	VBROADCASTSS 12(BX)(R9*2), Z19
+	BYTE $0x62; BYTE $0x32; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z16, Z19, Z10
+	BYTE $0x62; BYTE $0x32; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xd9 // VDPBF16PS Z17, Z19, Z11
+	VBROADCASTSS 12(CX), Z18
+	BYTE $0x62; BYTE $0x32; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xe0 // VDPBF16PS Z16, Z18, Z12
+	BYTE $0x62; BYTE $0x32; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xe9 // VDPBF16PS Z17, Z18, Z13
+	VBROADCASTSS 12(CX)(R9*1), Z19
+	BYTE $0x62; BYTE $0x32; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xf0 // VDPBF16PS Z16, Z19, Z14
+	BYTE $0x62; BYTE $0x32; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xf9 // VDPBF16PS Z17, Z19, Z15
+	ADDQ $16, R8
+	ADDQ $16, BX
+	ADDQ $16, CX
+	LEAQ (R11)(R12*4), R11
+	SUBQ $4, AX
+	JGE loop
+
+few:
+	ADDQ $4, AX
+	JZ done
+
+one:
+	VMOVUPS 0(R11), Z16
+	VMOVUPS 64(R11), Z17
+	VBROADCASTSS 0(R8), Z18
+	BYTE $0x62; BYTE $0xb2; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xc0 // VDPBF16PS Z16, Z18, Z0
+	BYTE $0x62; BYTE $0xb2; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xc9 // VDPBF16PS Z17, Z18, Z1
+	VBROADCASTSS 0(R8)(R9*1), Z19
+	BYTE $0x62; BYTE $0xb2; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z16, Z19, Z2
+	BYTE $0x62; BYTE $0xb2; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xd9 // VDPBF16PS Z17, Z19, Z3
+	VBROADCASTSS 0(R8)(R9*2), Z18
+	BYTE $0x62; BYTE $0xb2; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xe0 // VDPBF16PS Z16, Z18, Z4
+	BYTE $0x62; BYTE $0xb2; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xe9 // VDPBF16PS Z17, Z18, Z5
+	VBROADCASTSS 0(BX), Z19
+	BYTE $0x62; BYTE $0xb2; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xf0 // VDPBF16PS Z16, Z19, Z6
+	BYTE $0x62; BYTE $0xb2; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xf9 // VDPBF16PS Z17, Z19, Z7
+	VBROADCASTSS 0(BX)(R9*1), Z18
+	BYTE $0x62; BYTE $0x32; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xc0 // VDPBF16PS Z16, Z18, Z8
+	BYTE $0x62; BYTE $0x32; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xc9 // VDPBF16PS Z17, Z18, Z9
+	VBROADCASTSS 0(BX)(R9*2), Z19
+	BYTE $0x62; BYTE $0x32; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z16, Z19, Z10
+	BYTE $0x62; BYTE $0x32; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xd9 // VDPBF16PS Z17, Z19, Z11
+	VBROADCASTSS 0(CX), Z18
+	BYTE $0x62; BYTE $0x32; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xe0 // VDPBF16PS Z16, Z18, Z12
+	BYTE $0x62; BYTE $0x32; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xe9 // VDPBF16PS Z17, Z18, Z13
+	VBROADCASTSS 0(CX)(R9*1), Z19
+	BYTE $0x62; BYTE $0x32; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xf0 // VDPBF16PS Z16, Z19, Z14
+	BYTE $0x62; BYTE $0x32; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xf9 // VDPBF16PS Z17, Z19, Z15
+	ADDQ $4, R8
+	ADDQ $4, BX
+	ADDQ $4, CX
+	ADDQ R12, R11
+	DECQ AX
+	JNZ one
+
+done:
+	CMPB add+64(FP), $0
+	JEQ store
+	VADDPS 0(R13), Z0, Z0
+	VMOVUPS Z0, 0(R13)
+	VADDPS 64(R13), Z1, Z1
+	VMOVUPS Z1, 64(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z2, Z2
+	VMOVUPS Z2, 0(R13)
+	VADDPS 64(R13), Z3, Z3
+	VMOVUPS Z3, 64(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z4, Z4
+	VMOVUPS Z4, 0(R13)
+	VADDPS 64(R13), Z5, Z5
+	VMOVUPS Z5, 64(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z6, Z6
+	VMOVUPS Z6, 0(R13)
+	VADDPS 64(R13), Z7, Z7
+	VMOVUPS Z7, 64(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z8, Z8
+	VMOVUPS Z8, 0(R13)
+	VADDPS 64(R13), Z9, Z9
+	VMOVUPS Z9, 64(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z10, Z10
+	VMOVUPS Z10, 0(R13)
+	VADDPS 64(R13), Z11, Z11
+	VMOVUPS Z11, 64(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z12, Z12
+	VMOVUPS Z12, 0(R13)
+	VADDPS 64(R13), Z13, Z13
+	VMOVUPS Z13, 64(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z14, Z14
+	VMOVUPS Z14, 0(R13)
+	VADDPS 64(R13), Z15, Z15
+	VMOVUPS Z15, 64(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*8), R14
+	DECQ DI
+	JNZ tile
+	VZEROUPPER
+	RET
+
+store:
+	VMOVUPS Z0, 0(R13)
+	VMOVUPS Z1, 64(R13)
+	ADDQ SI, R13
+	VMOVUPS Z2, 0(R13)
+	VMOVUPS Z3, 64(R13)
+	ADDQ SI, R13
+	VMOVUPS Z4, 0(R13)
+	VMOVUPS Z5, 64(R13)
+	ADDQ SI, R13
+	VMOVUPS Z6, 0(R13)
+	VMOVUPS Z7, 64(R13)
+	ADDQ SI, R13
+	VMOVUPS Z8, 0(R13)
+	VMOVUPS Z9, 64(R13)
+	ADDQ SI, R13
+	VMOVUPS Z10, 0(R13)
+	VMOVUPS Z11, 64(R13)
+	ADDQ SI, R13
+	VMOVUPS Z12, 0(R13)
+	VMOVUPS Z13, 64(R13)
+	ADDQ SI, R13
+	VMOVUPS Z14, 0(R13)
+	VMOVUPS Z15, 64(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*8), R14
+	DECQ DI
+	JNZ tile
+	VZEROUPPER
+	RET
+
+// func dot8x32ColsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·dot8x32ColsAVX512BF16(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
+	LEAQ (R12)(R12*2), R10
+	LEAQ (R9)(R9*2), BX
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
+	VXORPS Z0, Z0, Z0
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
+	VXORPS Z7, Z7, Z7
+	VXORPS Z8, Z8, Z8
+	VXORPS Z9, Z9, Z9
+	VXORPS Z10, Z10, Z10
+	VXORPS Z11, Z11, Z11
+	VXORPS Z12, Z12, Z12
+	VXORPS Z13, Z13, Z13
+	VXORPS Z14, Z14, Z14
+	VXORPS Z15, Z15, Z15
+	SUBQ $4, AX
+	JLT few
+	PCALIGN $64
+
+loop:
+	VMOVUPS 0(R11), Z16
+	VMOVUPS 64(R11), Z17
+	VBROADCASTSS 0(R8), Z18
+	BYTE $0x62; BYTE $0xb2; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xc0 // VDPBF16PS Z16, Z18, Z0
+	BYTE $0x62; BYTE $0xb2; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xc9 // VDPBF16PS Z17, Z18, Z1
+	VBROADCASTSS 4(R8), Z19
+	BYTE $0x62; BYTE $0xb2; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z16, Z19, Z2
+	BYTE $0x62; BYTE $0xb2; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xd9 // VDPBF16PS Z17, Z19, Z3
+	VBROADCASTSS 8(R8), Z18
+	BYTE $0x62; BYTE $0xb2; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xe0 // VDPBF16PS Z16, Z18, Z4
+	BYTE $0x62; BYTE $0xb2; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xe9 // VDPBF16PS Z17, Z18, Z5
+	VBROADCASTSS 12(R8), Z19
+	BYTE $0x62; BYTE $0xb2; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xf0 // VDPBF16PS Z16, Z19, Z6
+	BYTE $0x62; BYTE $0xb2; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xf9 // VDPBF16PS Z17, Z19, Z7
+	VBROADCASTSS 16(R8), Z18
+	BYTE $0x62; BYTE $0x32; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xc0 // VDPBF16PS Z16, Z18, Z8
+	BYTE $0x62; BYTE $0x32; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xc9 // VDPBF16PS Z17, Z18, Z9
+	VBROADCASTSS 20(R8), Z19
+	BYTE $0x62; BYTE $0x32; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z16, Z19, Z10
+	BYTE $0x62; BYTE $0x32; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xd9 // VDPBF16PS Z17, Z19, Z11
+	VBROADCASTSS 24(R8), Z18
+	BYTE $0x62; BYTE $0x32; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xe0 // VDPBF16PS Z16, Z18, Z12
+	BYTE $0x62; BYTE $0x32; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xe9 // VDPBF16PS Z17, Z18, Z13
+	VBROADCASTSS 28(R8), Z19
+	BYTE $0x62; BYTE $0x32; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xf0 // VDPBF16PS Z16, Z19, Z14
+	BYTE $0x62; BYTE $0x32; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xf9 // VDPBF16PS Z17, Z19, Z15
+	VMOVUPS 0(R11)(R12*1), Z16
+	VMOVUPS 64(R11)(R12*1), Z17
+	VBROADCASTSS 0(R8)(R9*1), Z18
+	BYTE $0x62; BYTE $0xb2; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xc0 // VDPBF16PS Z16, Z18, Z0
+	BYTE $0x62; BYTE $0xb2; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xc9 // VDPBF16PS Z17, Z18, Z1
+	VBROADCASTSS 4(R8)(R9*1), Z19
+	BYTE $0x62; BYTE $0xb2; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z16, Z19, Z2
+	BYTE $0x62; BYTE $0xb2; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xd9 // VDPBF16PS Z17, Z19, Z3
+	VBROADCASTSS 8(R8)(R9*1), Z18
+	BYTE $0x62; BYTE $0xb2; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xe0 // VDPBF16PS Z16, Z18, Z4
+	BYTE $0x62; BYTE $0xb2; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xe9 // VDPBF16PS Z17, Z18, Z5
+	VBROADCASTSS 12(R8)(R9*1), Z19
+	BYTE $0x62; BYTE $0xb2; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xf0 // VDPBF16PS Z16, Z19, Z6
+	BYTE $0x62; BYTE $0xb2; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xf9 // VDPBF16PS Z17, Z19, Z7
+	VBROADCASTSS 16(R8)(R9*1), Z18
+	BYTE $0x62; BYTE $0x32; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xc0 // VDPBF16PS Z16, Z18, Z8
+	BYTE $0x62; BYTE $0x32; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xc9 // VDPBF16PS Z17, Z18, Z9
+	VBROADCASTSS 20(R8)(R9*1), Z19
+	BYTE $0x62; BYTE $0x32; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z16, Z19, Z10
+	BYTE $0x62; BYTE $0x32; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xd9 // VDPBF16PS Z17, Z19, Z11
+	VBROADCASTSS 24(R8)(R9*1), Z18
+	BYTE $0x62; BYTE $0x32; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xe0 // VDPBF16PS Z16, Z18, Z12
+	BYTE $0x62; BYTE $0x32; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xe9 // VDPBF16PS Z17, Z18, Z13
+	VBROADCASTSS 28(R8)(R9*1), Z19
+	BYTE $0x62; BYTE $0x32; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xf0 // VDPBF16PS Z16, Z19, Z14
+	BYTE $0x62; BYTE $0x32; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xf9 // VDPBF16PS Z17, Z19, Z15
+	VMOVUPS 0(R11)(R12*2), Z16
+	VMOVUPS 64(R11)(R12*2), Z17
+	VBROADCASTSS 0(R8)(R9*2), Z18
+	BYTE $0x62; BYTE $0xb2; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xc0 // VDPBF16PS Z16, Z18, Z0
+	BYTE $0x62; BYTE $0xb2; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xc9 // VDPBF16PS Z17, Z18, Z1
+	VBROADCASTSS 4(R8)(R9*2), Z19
+	BYTE $0x62; BYTE $0xb2; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z16, Z19, Z2
+	BYTE $0x62; BYTE $0xb2; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xd9 // VDPBF16PS Z17, Z19, Z3
+	VBROADCASTSS 8(R8)(R9*2), Z18
+	BYTE $0x62; BYTE $0xb2; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xe0 // VDPBF16PS Z16, Z18, Z4
+	BYTE $0x62; BYTE $0xb2; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xe9 // VDPBF16PS Z17, Z18, Z5
+	VBROADCASTSS 12(R8)(R9*2), Z19
+	BYTE $0x62; BYTE $0xb2; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xf0 // VDPBF16PS Z16, Z19, Z6
+	BYTE $0x62; BYTE $0xb2; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xf9 // VDPBF16PS Z17, Z19, Z7
+	VBROADCASTSS 16(R8)(R9*2), Z18
+	BYTE $0x62; BYTE $0x32; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xc0 // VDPBF16PS Z16, Z18, Z8
+	BYTE $0x62; BYTE $0x32; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xc9 // VDPBF16PS Z17, Z18, Z9
+	VBROADCASTSS 20(R8)(R9*2), Z19
+	BYTE $0x62; BYTE $0x32; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z16, Z19, Z10
+	BYTE $0x62; BYTE $0x32; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xd9 // VDPBF16PS Z17, Z19, Z11
+	VBROADCASTSS 24(R8)(R9*2), Z18
+	BYTE $0x62; BYTE $0x32; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xe0 // VDPBF16PS Z16, Z18, Z12
+	BYTE $0x62; BYTE $0x32; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xe9 // VDPBF16PS Z17, Z18, Z13
+	VBROADCASTSS 28(R8)(R9*2), Z19
+	BYTE $0x62; BYTE $0x32; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xf0 // VDPBF16PS Z16, Z19, Z14
+	BYTE $0x62; BYTE $0x32; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xf9 // VDPBF16PS Z17, Z19, Z15
+	VMOVUPS 0(R11)(R10*1), Z16
+	VMOVUPS 64(R11)(R10*1), Z17
+	VBROADCASTSS 0(R8)(BX*1), Z18
+	BYTE $0x62; BYTE $0xb2; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xc0 // VDPBF16PS Z16, Z18, Z0
+	BYTE $0x62; BYTE $0xb2; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xc9 // VDPBF16PS Z17, Z18, Z1
+	VBROADCASTSS 4(R8)(BX*1), Z19
+	BYTE $0x62; BYTE $0xb2; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z16, Z19, Z2
+	BYTE $0x62; BYTE $0xb2; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xd9 // VDPBF16PS Z17, Z19, Z3
+	VBROADCASTSS 8(R8)(BX*1), Z18
+	BYTE $0x62; BYTE $0xb2; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xe0 // VDPBF16PS Z16, Z18, Z4
+	BYTE $0x62; BYTE $0xb2; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xe9 // VDPBF16PS Z17, Z18, Z5
+	VBROADCASTSS 12(R8)(BX*1), Z19
+	BYTE $0x62; BYTE $0xb2; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xf0 // VDPBF16PS Z16, Z19, Z6
+	BYTE $0x62; BYTE $0xb2; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xf9 // VDPBF16PS Z17, Z19, Z7
+	VBROADCASTSS 16(R8)(BX*1), Z18
+	BYTE $0x62; BYTE $0x32; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xc0 // VDPBF16PS Z16, Z18, Z8
+	BYTE $0x62; BYTE $0x32; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xc9 // VDPBF16PS Z17, Z18, Z9
+	VBROADCASTSS 20(R8)(BX*1), Z19
+	BYTE $0x62; BYTE $0x32; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z16, Z19, Z10
+	BYTE $0x62; BYTE $0x32; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xd9 // VDPBF16PS Z17, Z19, Z11
+	VBROADCASTSS 24(R8)(BX*1), Z18
+	BYTE $0x62; BYTE $0x32; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xe0 // VDPBF16PS Z16, Z18, Z12
+	BYTE $0x62; BYTE $0x32; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xe9 // VDPBF16PS Z17, Z18, Z13
+	VBROADCASTSS 28(R8)(BX*1), Z19
+	BYTE $0x62; BYTE $0x32; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xf0 // VDPBF16PS Z16, Z19, Z14
+	BYTE $0x62; BYTE $0x32; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xf9 // VDPBF16PS Z17, Z19, Z15
+	LEAQ (R8)(R9*4), R8
+	LEAQ (R11)(R12*4), R11
+	SUBQ $4, AX
+	JGE loop
+
+few:
+	ADDQ $4, AX
+	JZ done
+
+one:
+	VMOVUPS 0(R11), Z16
+	VMOVUPS 64(R11), Z17
+	VBROADCASTSS 0(R8), Z18
+	BYTE $0x62; BYTE $0xb2; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xc0 // VDPBF16PS Z16, Z18, Z0
+	BYTE $0x62; BYTE $0xb2; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xc9 // VDPBF16PS Z17, Z18, Z1
+	VBROADCASTSS 4(R8), Z19
+	BYTE $0x62; BYTE $0xb2; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z16, Z19, Z2
+	BYTE $0x62; BYTE $0xb2; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xd9 // VDPBF16PS Z17, Z19, Z3
+	VBROADCASTSS 8(R8), Z18
+	BYTE $0x62; BYTE $0xb2; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xe0 // VDPBF16PS Z16, Z18, Z4
+	BYTE $0x62; BYTE $0xb2; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xe9 // VDPBF16PS Z17, Z18, Z5
+	VBROADCASTSS 12(R8), Z19
+	BYTE $0x62; BYTE $0xb2; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xf0 // VDPBF16PS Z16, Z19, Z6
+	BYTE $0x62; BYTE $0xb2; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xf9 // VDPBF16PS Z17, Z19, Z7
+	VBROADCASTSS 16(R8), Z18
+	BYTE $0x62; BYTE $0x32; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xc0 // VDPBF16PS Z16, Z18, Z8
+	BYTE $0x62; BYTE $0x32; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xc9 // VDPBF16PS Z17, Z18, Z9
+	VBROADCASTSS 20(R8), Z19
+	BYTE $0x62; BYTE $0x32; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z16, Z19, Z10
+	BYTE $0x62; BYTE $0x32; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xd9 // VDPBF16PS Z17, Z19, Z11
+	VBROADCASTSS 24(R8), Z18
+	BYTE $0x62; BYTE $0x32; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xe0 // VDPBF16PS Z16, Z18, Z12
+	BYTE $0x62; BYTE $0x32; BYTE $0x6e; BYTE $0x40; BYTE $0x52; BYTE $0xe9 // VDPBF16PS Z17, Z18, Z13
+	VBROADCASTSS 28(R8), Z19
+	BYTE $0x62; BYTE $0x32; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xf0 // VDPBF16PS Z16, Z19, Z14
+	BYTE $0x62; BYTE $0x32; BYTE $0x66; BYTE $0x40; BYTE $0x52; BYTE $0xf9 // VDPBF16PS Z17, Z19, Z15
+	LEAQ (R8)(R9*1), R8
+	ADDQ R12, R11
+	DECQ AX
+	JNZ one
+
+done:
+	CMPB add+64(FP), $0
+	JEQ store
+	VADDPS 0(R13), Z0, Z0
+	VMOVUPS Z0, 0(R13)
+	VADDPS 64(R13), Z1, Z1
+	VMOVUPS Z1, 64(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z2, Z2
+	VMOVUPS Z2, 0(R13)
+	VADDPS 64(R13), Z3, Z3
+	VMOVUPS Z3, 64(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z4, Z4
+	VMOVUPS Z4, 0(R13)
+	VADDPS 64(R13), Z5, Z5
+	VMOVUPS Z5, 64(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z6, Z6
+	VMOVUPS Z6, 0(R13)
+	VADDPS 64(R13), Z7, Z7
+	VMOVUPS Z7, 64(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z8, Z8
+	VMOVUPS Z8, 0(R13)
+	VADDPS 64(R13), Z9, Z9
+	VMOVUPS Z9, 64(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z10, Z10
+	VMOVUPS Z10, 0(R13)
+	VADDPS 64(R13), Z11, Z11
+	VMOVUPS Z11, 64(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z12, Z12
+	VMOVUPS Z12, 0(R13)
+	VADDPS 64(R13), Z13, Z13
+	VMOVUPS Z13, 64(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z14, Z14
+	VMOVUPS Z14, 0(R13)
+	VADDPS 64(R13), Z15, Z15
+	VMOVUPS Z15, 64(R13)
+	ADDQ SI, R13
+	ADDQ $32, R14
+	DECQ DI
+	JNZ tile
+	VZEROUPPER
+	RET
+
+store:
+	VMOVUPS Z0, 0(R13)
+	VMOVUPS Z1, 64(R13)
+	ADDQ SI, R13
+	VMOVUPS Z2, 0(R13)
+	VMOVUPS Z3, 64(R13)
+	ADDQ SI, R13
+	VMOVUPS Z4, 0(R13)
+	VMOVUPS Z5, 64(R13)
+	ADDQ SI, R13
+	VMOVUPS Z6, 0(R13)
+	VMOVUPS Z7, 64(R13)
+	ADDQ SI, R13
+	VMOVUPS Z8, 0(R13)
+	VMOVUPS Z9, 64(R13)
+	ADDQ SI, R13
+	VMOVUPS Z10, 0(R13)
+	VMOVUPS Z11, 64(R13)
+	ADDQ SI, R13
+	VMOVUPS Z12, 0(R13)
+	VMOVUPS Z13, 64(R13)
+	ADDQ SI, R13
+	VMOVUPS Z14, 0(R13)
+	VMOVUPS Z15, 64(R13)
+	ADDQ SI, R13
+	ADDQ $32, R14
+	DECQ DI
+	JNZ tile
+	VZEROUPPER
+	RET
+
+// func dot4x32RowsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·dot4x32RowsAVX512BF16(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
+	LEAQ (R12)(R12*2), R10
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
+	LEAQ (R8)(R9*2), BX
+	ADDQ R9, BX
+	VXORPS Z0, Z0, Z0
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
+	VXORPS Z7, Z7, Z7
+	SUBQ $4, AX
+	JLT few
+	PCALIGN $64
+
+loop:
+	VMOVUPS 0(R11), Z8
+	VMOVUPS 64(R11), Z9
+	VBROADCASTSS 0(R8), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xc0 // VDPBF16PS Z8, Z10, Z0
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xc9 // VDPBF16PS Z9, Z10, Z1
+	VBROADCASTSS 0(R8)(R9*1), Z11
+	BYTE $0x62; BYTE $0xd2; BYTE $0x26; BYTE $0x48; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z8, Z11, Z2
+	BYTE $0x62; BYTE $0xd2; BYTE $0x26; BYTE $0x48; BYTE $0x52; BYTE $0xd9 // VDPBF16PS Z9, Z11, Z3
+	VBROADCASTSS 0(R8)(R9*2), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xe0 // VDPBF16PS Z8, Z10, Z4
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xe9 // VDPBF16PS Z9, Z10, Z5
+	VBROADCASTSS 0(BX), Z11
+	BYTE $0x62; BYTE $0xd2; BYTE $0x26; BYTE $0x48; BYTE $0x52; BYTE $0xf0 // VDPBF16PS Z8, Z11, Z6
+	BYTE $0x62; BYTE $0xd2; BYTE $0x26; BYTE $0x48; BYTE $0x52; BYTE $0xf9 // VDPBF16PS Z9, Z11, Z7
+	VMOVUPS 0(R11)(R12*1), Z8
+	VMOVUPS 64(R11)(R12*1), Z9
+	VBROADCASTSS 4(R8), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xc0 // VDPBF16PS Z8, Z10, Z0
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xc9 // VDPBF16PS Z9, Z10, Z1
+	VBROADCASTSS 4(R8)(R9*1), Z11
+	BYTE $0x62; BYTE $0xd2; BYTE $0x26; BYTE $0x48; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z8, Z11, Z2
+	BYTE $0x62; BYTE $0xd2; BYTE $0x26; BYTE $0x48; BYTE $0x52; BYTE $0xd9 // VDPBF16PS Z9, Z11, Z3
+	VBROADCASTSS 4(R8)(R9*2), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xe0 // VDPBF16PS Z8, Z10, Z4
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xe9 // VDPBF16PS Z9, Z10, Z5
+	VBROADCASTSS 4(BX), Z11
+	BYTE $0x62; BYTE $0xd2; BYTE $0x26; BYTE $0x48; BYTE $0x52; BYTE $0xf0 // VDPBF16PS Z8, Z11, Z6
+	BYTE $0x62; BYTE $0xd2; BYTE $0x26; BYTE $0x48; BYTE $0x52; BYTE $0xf9 // VDPBF16PS Z9, Z11, Z7
+	VMOVUPS 0(R11)(R12*2), Z8
+	VMOVUPS 64(R11)(R12*2), Z9
+	VBROADCASTSS 8(R8), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xc0 // VDPBF16PS Z8, Z10, Z0
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xc9 // VDPBF16PS Z9, Z10, Z1
+	VBROADCASTSS 8(R8)(R9*1), Z11
+	BYTE $0x62; BYTE $0xd2; BYTE $0x26; BYTE $0x48; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z8, Z11, Z2
+	BYTE $0x62; BYTE $0xd2; BYTE $0x26; BYTE $0x48; BYTE $0x52; BYTE $0xd9 // VDPBF16PS Z9, Z11, Z3
+	VBROADCASTSS 8(R8)(R9*2), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xe0 // VDPBF16PS Z8, Z10, Z4
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xe9 // VDPBF16PS Z9, Z10, Z5
+	VBROADCASTSS 8(BX), Z11
+	BYTE $0x62; BYTE $0xd2; BYTE $0x26; BYTE $0x48; BYTE $0x52; BYTE $0xf0 // VDPBF16PS Z8, Z11, Z6
+	BYTE $0x62; BYTE $0xd2; BYTE $0x26; BYTE $0x48; BYTE $0x52; BYTE $0xf9 // VDPBF16PS Z9, Z11, Z7
+	VMOVUPS 0(R11)(R10*1), Z8
+	VMOVUPS 64(R11)(R10*1), Z9
+	VBROADCASTSS 12(R8), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xc0 // VDPBF16PS Z8, Z10, Z0
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xc9 // VDPBF16PS Z9, Z10, Z1
+	VBROADCASTSS 12(R8)(R9*1), Z11
+	BYTE $0x62; BYTE $0xd2; BYTE $0x26; BYTE $0x48; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z8, Z11, Z2
+	BYTE $0x62; BYTE $0xd2; BYTE $0x26; BYTE $0x48; BYTE $0x52; BYTE $0xd9 // VDPBF16PS Z9, Z11, Z3
+	VBROADCASTSS 12(R8)(R9*2), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xe0 // VDPBF16PS Z8, Z10, Z4
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xe9 // VDPBF16PS Z9, Z10, Z5
+	VBROADCASTSS 12(BX), Z11
+	BYTE $0x62; BYTE $0xd2; BYTE $0x26; BYTE $0x48; BYTE $0x52; BYTE $0xf0 // VDPBF16PS Z8, Z11, Z6
+	BYTE $0x62; BYTE $0xd2; BYTE $0x26; BYTE $0x48; BYTE $0x52; BYTE $0xf9 // VDPBF16PS Z9, Z11, Z7
+	ADDQ $16, R8
+	ADDQ $16, BX
+	LEAQ (R11)(R12*4), R11
+	SUBQ $4, AX
+	JGE loop
+
+few:
+	ADDQ $4, AX
+	JZ done
+
+one:
+	VMOVUPS 0(R11), Z8
+	VMOVUPS 64(R11), Z9
+	VBROADCASTSS 0(R8), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xc0 // VDPBF16PS Z8, Z10, Z0
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xc9 // VDPBF16PS Z9, Z10, Z1
+	VBROADCASTSS 0(R8)(R9*1), Z11
+	BYTE $0x62; BYTE $0xd2; BYTE $0x26; BYTE $0x48; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z8, Z11, Z2
+	BYTE $0x62; BYTE $0xd2; BYTE $0x26; BYTE $0x48; BYTE $0x52; BYTE $0xd9 // VDPBF16PS Z9, Z11, Z3
+	VBROADCASTSS 0(R8)(R9*2), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xe0 // VDPBF16PS Z8, Z10, Z4
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xe9 // VDPBF16PS Z9, Z10, Z5
+	VBROADCASTSS 0(BX), Z11
+	BYTE $0x62; BYTE $0xd2; BYTE $0x26; BYTE $0x48; BYTE $0x52; BYTE $0xf0 // VDPBF16PS Z8, Z11, Z6
+	BYTE $0x62; BYTE $0xd2; BYTE $0x26; BYTE $0x48; BYTE $0x52; BYTE $0xf9 // VDPBF16PS Z9, Z11, Z7
+	ADDQ $4, R8
+	ADDQ $4, BX
+	ADDQ R12, R11
+	DECQ AX
+	JNZ one
+
+done:
+	CMPB add+64(FP), $0
+	JEQ store
+	VADDPS 0(R13), Z0, Z0
+	VMOVUPS Z0, 0(R13)
+	VADDPS 64(R13), Z1, Z1
+	VMOVUPS Z1, 64(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z2, Z2
+	VMOVUPS Z2, 0(R13)
+	VADDPS 64(R13), Z3, Z3
+	VMOVUPS Z3, 64(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z4, Z4
+	VMOVUPS Z4, 0(R13)
+	VADDPS 64(R13), Z5, Z5
+	VMOVUPS Z5, 64(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z6, Z6
+	VMOVUPS Z6, 0(R13)
+	VADDPS 64(R13), Z7, Z7
+	VMOVUPS Z7, 64(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*4), R14
+	DECQ DI
+	JNZ tile
+	VZEROUPPER
+	RET
+
+store:
+	VMOVUPS Z0, 0(R13)
+	VMOVUPS Z1, 64(R13)
+	ADDQ SI, R13
+	VMOVUPS Z2, 0(R13)
+	VMOVUPS Z3, 64(R13)
+	ADDQ SI, R13
+	VMOVUPS Z4, 0(R13)
+	VMOVUPS Z5, 64(R13)
+	ADDQ SI, R13
+	VMOVUPS Z6, 0(R13)
+	VMOVUPS Z7, 64(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*4), R14
+	DECQ DI
+	JNZ tile
+	VZEROUPPER
+	RET
+
+// func dot4x32ColsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·dot4x32ColsAVX512BF16(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
+	LEAQ (R12)(R12*2), R10
+	LEAQ (R9)(R9*2), BX
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
+	VXORPS Z0, Z0, Z0
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
+	VXORPS Z7, Z7, Z7
+	SUBQ $4, AX
+	JLT few
+	PCALIGN $64
+
+loop:
+	VMOVUPS 0(R11), Z8
+	VMOVUPS 64(R11), Z9
+	VBROADCASTSS 0(R8), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xc0 // VDPBF16PS Z8, Z10, Z0
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xc9 // VDPBF16PS Z9, Z10, Z1
+	VBROADCASTSS 4(R8), Z11
+	BYTE $0x62; BYTE $0xd2; BYTE $0x26; BYTE $0x48; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z8, Z11, Z2
+	BYTE $0x62; BYTE $0xd2; BYTE $0x26; BYTE $0x48; BYTE $0x52; BYTE $0xd9 // VDPBF16PS Z9, Z11, Z3
+	VBROADCASTSS 8(R8), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xe0 // VDPBF16PS Z8, Z10, Z4
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xe9 // VDPBF16PS Z9, Z10, Z5
+	VBROADCASTSS 12(R8), Z11
+	BYTE $0x62; BYTE $0xd2; BYTE $0x26; BYTE $0x48; BYTE $0x52; BYTE $0xf0 // VDPBF16PS Z8, Z11, Z6
+	BYTE $0x62; BYTE $0xd2; BYTE $0x26; BYTE $0x48; BYTE $0x52; BYTE $0xf9 // VDPBF16PS Z9, Z11, Z7
+	VMOVUPS 0(R11)(R12*1), Z8
+	VMOVUPS 64(R11)(R12*1), Z9
+	VBROADCASTSS 0(R8)(R9*1), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xc0 // VDPBF16PS Z8, Z10, Z0
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xc9 // VDPBF16PS Z9, Z10, Z1
+	VBROADCASTSS 4(R8)(R9*1), Z11
+	BYTE $0x62; BYTE $0xd2; BYTE $0x26; BYTE $0x48; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z8, Z11, Z2
+	BYTE $0x62; BYTE $0xd2; BYTE $0x26; BYTE $0x48; BYTE $0x52; BYTE $0xd9 // VDPBF16PS Z9, Z11, Z3
+	VBROADCASTSS 8(R8)(R9*1), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xe0 // VDPBF16PS Z8, Z10, Z4
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xe9 // VDPBF16PS Z9, Z10, Z5
+	VBROADCASTSS 12(R8)(R9*1), Z11
+	BYTE $0x62; BYTE $0xd2; BYTE $0x26; BYTE $0x48; BYTE $0x52; BYTE $0xf0 // VDPBF16PS Z8, Z11, Z6
+	BYTE $0x62; BYTE $0xd2; BYTE $0x26; BYTE $0x48; BYTE $0x52; BYTE $0xf9 // VDPBF16PS Z9, Z11, Z7
+	VMOVUPS 0(R11)(R12*2), Z8
+	VMOVUPS 64(R11)(R12*2), Z9
+	VBROADCASTSS 0(R8)(R9*2), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xc0 // VDPBF16PS Z8, Z10, Z0
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xc9 // VDPBF16PS Z9, Z10, Z1
+	VBROADCASTSS 4(R8)(R9*2), Z11
+	BYTE $0x62; BYTE $0xd2; BYTE $0x26; BYTE $0x48; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z8, Z11, Z2
+	BYTE $0x62; BYTE $0xd2; BYTE $0x26; BYTE $0x48; BYTE $0x52; BYTE $0xd9 // VDPBF16PS Z9, Z11, Z3
+	VBROADCASTSS 8(R8)(R9*2), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xe0 // VDPBF16PS Z8, Z10, Z4
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xe9 // VDPBF16PS Z9, Z10, Z5
+	VBROADCASTSS 12(R8)(R9*2), Z11
+	BYTE $0x62; BYTE $0xd2; BYTE $0x26; BYTE $0x48; BYTE $0x52; BYTE $0xf0 // VDPBF16PS Z8, Z11, Z6
+	BYTE $0x62; BYTE $0xd2; BYTE $0x26; BYTE $0x48; BYTE $0x52; BYTE $0xf9 // VDPBF16PS Z9, Z11, Z7
+	VMOVUPS 0(R11)(R10*1), Z8
+	VMOVUPS 64(R11)(R10*1), Z9
+	VBROADCASTSS 0(R8)(BX*1), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xc0 // VDPBF16PS Z8, Z10, Z0
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xc9 // VDPBF16PS Z9, Z10, Z1
+	VBROADCASTSS 4(R8)(BX*1), Z11
+	BYTE $0x62; BYTE $0xd2; BYTE $0x26; BYTE $0x48; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z8, Z11, Z2
+	BYTE $0x62; BYTE $0xd2; BYTE $0x26; BYTE $0x48; BYTE $0x52; BYTE $0xd9 // VDPBF16PS Z9, Z11, Z3
+	VBROADCASTSS 8(R8)(BX*1), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xe0 // VDPBF16PS Z8, Z10, Z4
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xe9 // VDPBF16PS Z9, Z10, Z5
+	VBROADCASTSS 12(R8)(BX*1), Z11
+	BYTE $0x62; BYTE $0xd2; BYTE $0x26; BYTE $0x48; BYTE $0x52; BYTE $0xf0 // VDPBF16PS Z8, Z11, Z6
+	BYTE $0x62; BYTE $0xd2; BYTE $0x26; BYTE $0x48; BYTE $0x52; BYTE $0xf9 // VDPBF16PS Z9, Z11, Z7
+	LEAQ (R8)(R9*4), R8
+	LEAQ (R11)(R12*4), R11
+	SUBQ $4, AX
+	JGE loop
+
+few:
+	ADDQ $4, AX
+	JZ done
+
+one:
+	VMOVUPS 0(R11), Z8
+	VMOVUPS 64(R11), Z9
+	VBROADCASTSS 0(R8), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xc0 // VDPBF16PS Z8, Z10, Z0
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xc9 // VDPBF16PS Z9, Z10, Z1
+	VBROADCASTSS 4(R8), Z11
+	BYTE $0x62; BYTE $0xd2; BYTE $0x26; BYTE $0x48; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z8, Z11, Z2
+	BYTE $0x62; BYTE $0xd2; BYTE $0x26; BYTE $0x48; BYTE $0x52; BYTE $0xd9 // VDPBF16PS Z9, Z11, Z3
+	VBROADCASTSS 8(R8), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xe0 // VDPBF16PS Z8, Z10, Z4
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xe9 // VDPBF16PS Z9, Z10, Z5
+	VBROADCASTSS 12(R8), Z11
+	BYTE $0x62; BYTE $0xd2; BYTE $0x26; BYTE $0x48; BYTE $0x52; BYTE $0xf0 // VDPBF16PS Z8, Z11, Z6
+	BYTE $0x62; BYTE $0xd2; BYTE $0x26; BYTE $0x48; BYTE $0x52; BYTE $0xf9 // VDPBF16PS Z9, Z11, Z7
+	LEAQ (R8)(R9*1), R8
+	ADDQ R12, R11
+	DECQ AX
+	JNZ one
+
+done:
+	CMPB add+64(FP), $0
+	JEQ store
+	VADDPS 0(R13), Z0, Z0
+	VMOVUPS Z0, 0(R13)
+	VADDPS 64(R13), Z1, Z1
+	VMOVUPS Z1, 64(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z2, Z2
+	VMOVUPS Z2, 0(R13)
+	VADDPS 64(R13), Z3, Z3
+	VMOVUPS Z3, 64(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z4, Z4
+	VMOVUPS Z4, 0(R13)
+	VADDPS 64(R13), Z5, Z5
+	VMOVUPS Z5, 64(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z6, Z6
+	VMOVUPS Z6, 0(R13)
+	VADDPS 64(R13), Z7, Z7
+	VMOVUPS Z7, 64(R13)
+	ADDQ SI, R13
+	ADDQ $16, R14
+	DECQ DI
+	JNZ tile
+	VZEROUPPER
+	RET
+
+store:
+	VMOVUPS Z0, 0(R13)
+	VMOVUPS Z1, 64(R13)
+	ADDQ SI, R13
+	VMOVUPS Z2, 0(R13)
+	VMOVUPS Z3, 64(R13)
+	ADDQ SI, R13
+	VMOVUPS Z4, 0(R13)
+	VMOVUPS Z5, 64(R13)
+	ADDQ SI, R13
+	VMOVUPS Z6, 0(R13)
+	VMOVUPS Z7, 64(R13)
+	ADDQ SI, R13
+	ADDQ $16, R14
+	DECQ DI
+	JNZ tile
+	VZEROUPPER
+	RET
+
+// func dot2x32RowsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·dot2x32RowsAVX512BF16(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
+	LEAQ (R12)(R12*2), R10
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
+	VXORPS Z0, Z0, Z0
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	SUBQ $4, AX
+	JLT few
+	PCALIGN $64
+
+loop:
+	VMOVUPS 0(R11), Z4
+	VMOVUPS 64(R11), Z5
+	VBROADCASTSS 0(R8), Z6
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xc4 // VDPBF16PS Z4, Z6, Z0
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xcd // VDPBF16PS Z5, Z6, Z1
+	VBROADCASTSS 0(R8)(R9*1), Z7
+	BYTE $0x62; BYTE $0xf2; BYTE $0x46; BYTE $0x48; BYTE $0x52; BYTE $0xd4 // VDPBF16PS Z4, Z7, Z2
+	BYTE $0x62; BYTE $0xf2; BYTE $0x46; BYTE $0x48; BYTE $0x52; BYTE $0xdd // VDPBF16PS Z5, Z7, Z3
+	VMOVUPS 0(R11)(R12*1), Z4
+	VMOVUPS 64(R11)(R12*1), Z5
+	VBROADCASTSS 4(R8), Z6
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xc4 // VDPBF16PS Z4, Z6, Z0
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xcd // VDPBF16PS Z5, Z6, Z1
+	VBROADCASTSS 4(R8)(R9*1), Z7
+	BYTE $0x62; BYTE $0xf2; BYTE $0x46; BYTE $0x48; BYTE $0x52; BYTE $0xd4 // VDPBF16PS Z4, Z7, Z2
+	BYTE $0x62; BYTE $0xf2; BYTE $0x46; BYTE $0x48; BYTE $0x52; BYTE $0xdd // VDPBF16PS Z5, Z7, Z3
+	VMOVUPS 0(R11)(R12*2), Z4
+	VMOVUPS 64(R11)(R12*2), Z5
+	VBROADCASTSS 8(R8), Z6
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xc4 // VDPBF16PS Z4, Z6, Z0
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xcd // VDPBF16PS Z5, Z6, Z1
+	VBROADCASTSS 8(R8)(R9*1), Z7
+	BYTE $0x62; BYTE $0xf2; BYTE $0x46; BYTE $0x48; BYTE $0x52; BYTE $0xd4 // VDPBF16PS Z4, Z7, Z2
+	BYTE $0x62; BYTE $0xf2; BYTE $0x46; BYTE $0x48; BYTE $0x52; BYTE $0xdd // VDPBF16PS Z5, Z7, Z3
+	VMOVUPS 0(R11)(R10*1), Z4
+	VMOVUPS 64(R11)(R10*1), Z5
+	VBROADCASTSS 12(R8), Z6
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xc4 // VDPBF16PS Z4, Z6, Z0
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xcd // VDPBF16PS Z5, Z6, Z1
+	VBROADCASTSS 12(R8)(R9*1), Z7
+	BYTE $0x62; BYTE $0xf2; BYTE $0x46; BYTE $0x48; BYTE $0x52; BYTE $0xd4 // VDPBF16PS Z4, Z7, Z2
+	BYTE $0x62; BYTE $0xf2; BYTE $0x46; BYTE $0x48; BYTE $0x52; BYTE $0xdd // VDPBF16PS Z5, Z7, Z3
+	ADDQ $16, R8
+	LEAQ (R11)(R12*4), R11
+	SUBQ $4, AX
+	JGE loop
+
+few:
+	ADDQ $4, AX
+	JZ done
+
+one:
+	VMOVUPS 0(R11), Z4
+	VMOVUPS 64(R11), Z5
+	VBROADCASTSS 0(R8), Z6
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xc4 // VDPBF16PS Z4, Z6, Z0
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xcd // VDPBF16PS Z5, Z6, Z1
+	VBROADCASTSS 0(R8)(R9*1), Z7
+	BYTE $0x62; BYTE $0xf2; BYTE $0x46; BYTE $0x48; BYTE $0x52; BYTE $0xd4 // VDPBF16PS Z4, Z7, Z2
+	BYTE $0x62; BYTE $0xf2; BYTE $0x46; BYTE $0x48; BYTE $0x52; BYTE $0xdd // VDPBF16PS Z5, Z7, Z3
+	ADDQ $4, R8
+	ADDQ R12, R11
+	DECQ AX
+	JNZ one
+
+done:
+	CMPB add+64(FP), $0
+	JEQ store
+	VADDPS 0(R13), Z0, Z0
+	VMOVUPS Z0, 0(R13)
+	VADDPS 64(R13), Z1, Z1
+	VMOVUPS Z1, 64(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z2, Z2
+	VMOVUPS Z2, 0(R13)
+	VADDPS 64(R13), Z3, Z3
+	VMOVUPS Z3, 64(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*2), R14
+	DECQ DI
+	JNZ tile
+	VZEROUPPER
+	RET
+
+store:
+	VMOVUPS Z0, 0(R13)
+	VMOVUPS Z1, 64(R13)
+	ADDQ SI, R13
+	VMOVUPS Z2, 0(R13)
+	VMOVUPS Z3, 64(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*2), R14
+	DECQ DI
+	JNZ tile
+	VZEROUPPER
+	RET
+
+// func dot2x32ColsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·dot2x32ColsAVX512BF16(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
+	LEAQ (R12)(R12*2), R10
+	LEAQ (R9)(R9*2), BX
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
+	VXORPS Z0, Z0, Z0
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	SUBQ $4, AX
+	JLT few
+	PCALIGN $64
+
+loop:
+	VMOVUPS 0(R11), Z4
+	VMOVUPS 64(R11), Z5
+	VBROADCASTSS 0(R8), Z6
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xc4 // VDPBF16PS Z4, Z6, Z0
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xcd // VDPBF16PS Z5, Z6, Z1
+	VBROADCASTSS 4(R8), Z7
+	BYTE $0x62; BYTE $0xf2; BYTE $0x46; BYTE $0x48; BYTE $0x52; BYTE $0xd4 // VDPBF16PS Z4, Z7, Z2
+	BYTE $0x62; BYTE $0xf2; BYTE $0x46; BYTE $0x48; BYTE $0x52; BYTE $0xdd // VDPBF16PS Z5, Z7, Z3
+	VMOVUPS 0(R11)(R12*1), Z4
+	VMOVUPS 64(R11)(R12*1), Z5
+	VBROADCASTSS 0(R8)(R9*1), Z6
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xc4 // VDPBF16PS Z4, Z6, Z0
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xcd // VDPBF16PS Z5, Z6, Z1
+	VBROADCASTSS 4(R8)(R9*1), Z7
+	BYTE $0x62; BYTE $0xf2; BYTE $0x46; BYTE $0x48; BYTE $0x52; BYTE $0xd4 // VDPBF16PS Z4, Z7, Z2
+	BYTE $0x62; BYTE $0xf2; BYTE $0x46; BYTE $0x48; BYTE $0x52; BYTE $0xdd // VDPBF16PS Z5, Z7, Z3
+	VMOVUPS 0(R11)(R12*2), Z4
+	VMOVUPS 64(R11)(R12*2), Z5
+	VBROADCASTSS 0(R8)(R9*2), Z6
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xc4 // VDPBF16PS Z4, Z6, Z0
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xcd // VDPBF16PS Z5, Z6, Z1
+	VBROADCASTSS 4(R8)(R9*2), Z7
+	BYTE $0x62; BYTE $0xf2; BYTE $0x46; BYTE $0x48; BYTE $0x52; BYTE $0xd4 // VDPBF16PS Z4, Z7, Z2
+	BYTE $0x62; BYTE $0xf2; BYTE $0x46; BYTE $0x48; BYTE $0x52; BYTE $0xdd // VDPBF16PS Z5, Z7, Z3
+	VMOVUPS 0(R11)(R10*1), Z4
+	VMOVUPS 64(R11)(R10*1), Z5
+	VBROADCASTSS 0(R8)(BX*1), Z6
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xc4 // VDPBF16PS Z4, Z6, Z0
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xcd // VDPBF16PS Z5, Z6, Z1
+	VBROADCASTSS 4(R8)(BX*1), Z7
+	BYTE $0x62; BYTE $0xf2; BYTE $0x46; BYTE $0x48; BYTE $0x52; BYTE $0xd4 // VDPBF16PS Z4, Z7, Z2
+	BYTE $0x62; BYTE $0xf2; BYTE $0x46; BYTE $0x48; BYTE $0x52; BYTE $0xdd // VDPBF16PS Z5, Z7, Z3
+	LEAQ (R8)(R9*4), R8
+	LEAQ (R11)(R12*4), R11
+	SUBQ $4, AX
+	JGE loop
+
+few:
+	ADDQ $4, AX
+	JZ done
+
+one:
+	VMOVUPS 0(R11), Z4
+	VMOVUPS 64(R11), Z5
+	VBROADCASTSS 0(R8), Z6
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xc4 // VDPBF16PS Z4, Z6, Z0
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xcd // VDPBF16PS Z5, Z6, Z1
+	VBROADCASTSS 4(R8), Z7
+	BYTE $0x62; BYTE $0xf2; BYTE $0x46; BYTE $0x48; BYTE $0x52; BYTE $0xd4 // VDPBF16PS Z4, Z7, Z2
+	BYTE $0x62; BYTE $0xf2; BYTE $0x46; BYTE $0x48; BYTE $0x52; BYTE $0xdd // VDPBF16PS Z5, Z7, Z3
+	LEAQ (R8)(R9*1), R8
+	ADDQ R12, R11
+	DECQ AX
+	JNZ one
+
+done:
+	CMPB add+64(FP), $0
+	JEQ store
+	VADDPS 0(R13), Z0, Z0
+	VMOVUPS Z0, 0(R13)
+	VADDPS 64(R13), Z1, Z1
+	VMOVUPS Z1, 64(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z2, Z2
+	VMOVUPS Z2, 0(R13)
+	VADDPS 64(R13), Z3, Z3
+	VMOVUPS Z3, 64(R13)
+	ADDQ SI, R13
+	ADDQ $8, R14
+	DECQ DI
+	JNZ tile
+	VZEROUPPER
+	RET
+
+store:
+	VMOVUPS Z0, 0(R13)
+	VMOVUPS Z1, 64(R13)
+	ADDQ SI, R13
+	VMOVUPS Z2, 0(R13)
+	VMOVUPS Z3, 64(R13)
+	ADDQ SI, R13
+	ADDQ $8, R14
+	DECQ DI
+	JNZ tile
+	VZEROUPPER
+	RET
+
+// func dot1x32RowsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·dot1x32RowsAVX512BF16(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
+	LEAQ (R12)(R12*2), R10
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
+	VXORPS Z0, Z0, Z0
+	VXORPS Z1, Z1, Z1
+	SUBQ $4, AX
+	JLT few
+	PCALIGN $64
+
+loop:
+	VMOVUPS 0(R11), Z2
+	VMOVUPS 64(R11), Z3
+	VBROADCASTSS 0(R8), Z4
+	BYTE $0x62; BYTE $0xf2; BYTE $0x5e; BYTE $0x48; BYTE $0x52; BYTE $0xc2 // VDPBF16PS Z2, Z4, Z0
+	BYTE $0x62; BYTE $0xf2; BYTE $0x5e; BYTE $0x48; BYTE $0x52; BYTE $0xcb // VDPBF16PS Z3, Z4, Z1
+	VMOVUPS 0(R11)(R12*1), Z2
+	VMOVUPS 64(R11)(R12*1), Z3
+	VBROADCASTSS 4(R8), Z4
+	BYTE $0x62; BYTE $0xf2; BYTE $0x5e; BYTE $0x48; BYTE $0x52; BYTE $0xc2 // VDPBF16PS Z2, Z4, Z0
+	BYTE $0x62; BYTE $0xf2; BYTE $0x5e; BYTE $0x48; BYTE $0x52; BYTE $0xcb // VDPBF16PS Z3, Z4, Z1
+	VMOVUPS 0(R11)(R12*2), Z2
+	VMOVUPS 64(R11)(R12*2), Z3
+	VBROADCASTSS 8(R8), Z4
+	BYTE $0x62; BYTE $0xf2; BYTE $0x5e; BYTE $0x48; BYTE $0x52; BYTE $0xc2 // VDPBF16PS Z2, Z4, Z0
+	BYTE $0x62; BYTE $0xf2; BYTE $0x5e; BYTE $0x48; BYTE $0x52; BYTE $0xcb // VDPBF16PS Z3, Z4, Z1
+	VMOVUPS 0(R11)(R10*1), Z2
+	VMOVUPS 64(R11)(R10*1), Z3
+	VBROADCASTSS 12(R8), Z4
+	BYTE $0x62; BYTE $0xf2; BYTE $0x5e; BYTE $0x48; BYTE $0x52; BYTE $0xc2 // VDPBF16PS Z2, Z4, Z0
+	BYTE $0x62; BYTE $0xf2; BYTE $0x5e; BYTE $0x48; BYTE $0x52; BYTE $0xcb // VDPBF16PS Z3, Z4, Z1
+	ADDQ $16, R8
+	LEAQ (R11)(R12*4), R11
+	SUBQ $4, AX
+	JGE loop
+
+few:
+	ADDQ $4, AX
+	JZ done
+
+one:
+	VMOVUPS 0(R11), Z2
+	VMOVUPS 64(R11), Z3
+	VBROADCASTSS 0(R8), Z4
+	BYTE $0x62; BYTE $0xf2; BYTE $0x5e; BYTE $0x48; BYTE $0x52; BYTE $0xc2 // VDPBF16PS Z2, Z4, Z0
+	BYTE $0x62; BYTE $0xf2; BYTE $0x5e; BYTE $0x48; BYTE $0x52; BYTE $0xcb // VDPBF16PS Z3, Z4, Z1
+	ADDQ $4, R8
+	ADDQ R12, R11
+	DECQ AX
+	JNZ one
+
+done:
+	CMPB add+64(FP), $0
+	JEQ store
+	VADDPS 0(R13), Z0, Z0
+	VMOVUPS Z0, 0(R13)
+	VADDPS 64(R13), Z1, Z1
+	VMOVUPS Z1, 64(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*1), R14
+	DECQ DI
+	JNZ tile
+	VZEROUPPER
+	RET
+
+store:
+	VMOVUPS Z0, 0(R13)
+	VMOVUPS Z1, 64(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*1), R14
+	DECQ DI
+	JNZ tile
+	VZEROUPPER
+	RET
+
+// func dot1x32ColsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·dot1x32ColsAVX512BF16(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
+	LEAQ (R12)(R12*2), R10
+	LEAQ (R9)(R9*2), BX
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
+	VXORPS Z0, Z0, Z0
+	VXORPS Z1, Z1, Z1
+	SUBQ $4, AX
+	JLT few
+	PCALIGN $64
+
+loop:
+	VMOVUPS 0(R11), Z2
+	VMOVUPS 64(R11), Z3
+	VBROADCASTSS 0(R8), Z4
+	BYTE $0x62; BYTE $0xf2; BYTE $0x5e; BYTE $0x48; BYTE $0x52; BYTE $0xc2 // VDPBF16PS Z2, Z4, Z0
+	BYTE $0x62; BYTE $0xf2; BYTE $0x5e; BYTE $0x48; BYTE $0x52; BYTE $0xcb // VDPBF16PS Z3, Z4, Z1
+	VMOVUPS 0(R11)(R12*1), Z2
+	VMOVUPS 64(R11)(R12*1), Z3
+	VBROADCASTSS 0(R8)(R9*1), Z4
+	BYTE $0x62; BYTE $0xf2; BYTE $0x5e; BYTE $0x48; BYTE $0x52; BYTE $0xc2 // VDPBF16PS Z2, Z4, Z0
+	BYTE $0x62; BYTE $0xf2; BYTE $0x5e; BYTE $0x48; BYTE $0x52; BYTE $0xcb // VDPBF16PS Z3, Z4, Z1
+	VMOVUPS 0(R11)(R12*2), Z2
+	VMOVUPS 64(R11)(R12*2), Z3
+	VBROADCASTSS 0(R8)(R9*2), Z4
+	BYTE $0x62; BYTE $0xf2; BYTE $0x5e; BYTE $0x48; BYTE $0x52; BYTE $0xc2 // VDPBF16PS Z2, Z4, Z0
+	BYTE $0x62; BYTE $0xf2; BYTE $0x5e; BYTE $0x48; BYTE $0x52; BYTE $0xcb // VDPBF16PS Z3, Z4, Z1
+	VMOVUPS 0(R11)(R10*1), Z2
+	VMOVUPS 64(R11)(R10*1), Z3
+	VBROADCASTSS 0(R8)(BX*1), Z4
+	BYTE $0x62; BYTE $0xf2; BYTE $0x5e; BYTE $0x48; BYTE $0x52; BYTE $0xc2 // VDPBF16PS Z2, Z4, Z0
+	BYTE $0x62; BYTE $0xf2; BYTE $0x5e; BYTE $0x48; BYTE $0x52; BYTE $0xcb // VDPBF16PS Z3, Z4, Z1
+	LEAQ (R8)(R9*4), R8
+	LEAQ (R11)(R12*4), R11
+	SUBQ $4, AX
+	JGE loop
+
+few:
+	ADDQ $4, AX
+	JZ done
+
+one:
+	VMOVUPS 0(R11), Z2
+	VMOVUPS 64(R11), Z3
+	VBROADCASTSS 0(R8), Z4
+	BYTE $0x62; BYTE $0xf2; BYTE $0x5e; BYTE $0x48; BYTE $0x52; BYTE $0xc2 // VDPBF16PS Z2, Z4, Z0
+	BYTE $0x62; BYTE $0xf2; BYTE $0x5e; BYTE $0x48; BYTE $0x52; BYTE $0xcb // VDPBF16PS Z3, Z4, Z1
+	LEAQ (R8)(R9*1), R8
+	ADDQ R12, R11
+	DECQ AX
+	JNZ one
+
+done:
+	CMPB add+64(FP), $0
+	JEQ store
+	VADDPS 0(R13), Z0, Z0
+	VMOVUPS Z0, 0(R13)
+	VADDPS 64(R13), Z1, Z1
+	VMOVUPS Z1, 64(R13)
+	ADDQ SI, R13
+	ADDQ $4, R14
+	DECQ DI
+	JNZ tile
+	VZEROUPPER
+	RET
+
+store:
+	VMOVUPS Z0, 0(R13)
+	VMOVUPS Z1, 64(R13)
+	ADDQ SI, R13
+	ADDQ $4, R14
+	DECQ DI
+	JNZ tile
+	VZEROUPPER
+	RET
+
+// func dot8x16RowsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·dot8x16RowsAVX512BF16(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
+	LEAQ (R12)(R12*2), R10
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
+	LEAQ (R8)(R9*2), BX
+	ADDQ R9, BX
+	LEAQ (BX)(R9*2), CX
+	ADDQ R9, CX
+	VXORPS Z0, Z0, Z0
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
+	VXORPS Z7, Z7, Z7
+	SUBQ $4, AX
+	JLT few
+	PCALIGN $64
+
+loop:
+	VMOVUPS 0(R11), Z8
+	VBROADCASTSS 0(R8), Z9
+	BYTE $0x62; BYTE $0xd2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xc0 // VDPBF16PS Z8, Z9, Z0
+	VBROADCASTSS 0(R8)(R9*1), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xc8 // VDPBF16PS Z8, Z10, Z1
+	VBROADCASTSS 0(R8)(R9*2), Z9
+	BYTE $0x62; BYTE $0xd2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z8, Z9, Z2
+	VBROADCASTSS 0(BX), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xd8 // VDPBF16PS Z8, Z10, Z3
+	VBROADCASTSS 0(BX)(R9*1), Z9
+	BYTE $0x62; BYTE $0xd2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xe0 // VDPBF16PS Z8, Z9, Z4
+	VBROADCASTSS 0(BX)(R9*2), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xe8 // VDPBF16PS Z8, Z10, Z5
+	VBROADCASTSS 0(CX), Z9
+	BYTE $0x62; BYTE $0xd2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xf0 // VDPBF16PS Z8, Z9, Z6
+	VBROADCASTSS 0(CX)(R9*1), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xf8 // VDPBF16PS Z8, Z10, Z7
+	VMOVUPS 0(R11)(R12*1), Z8
+	VBROADCASTSS 4(R8), Z9
+	BYTE $0x62; BYTE $0xd2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xc0 // VDPBF16PS Z8, Z9, Z0
+	VBROADCASTSS 4(R8)(R9*1), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xc8 // VDPBF16PS Z8, Z10, Z1
+	VBROADCASTSS 4(R8)(R9*2), Z9
+	BYTE $0x62; BYTE $0xd2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z8, Z9, Z2
+	VBROADCASTSS 4(BX), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xd8 // VDPBF16PS Z8, Z10, Z3
+	VBROADCASTSS 4(BX)(R9*1), Z9
+	BYTE $0x62; BYTE $0xd2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xe0 // VDPBF16PS Z8, Z9, Z4
+	VBROADCASTSS 4(BX)(R9*2), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xe8 // VDPBF16PS Z8, Z10, Z5
+	VBROADCASTSS 4(CX), Z9
+	BYTE $0x62; BYTE $0xd2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xf0 // VDPBF16PS Z8, Z9, Z6
+	VBROADCASTSS 4(CX)(R9*1), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xf8 // VDPBF16PS Z8, Z10, Z7
+	VMOVUPS 0(R11)(R12*2), Z8
+	VBROADCASTSS 8(R8), Z9
+	BYTE $0x62; BYTE $0xd2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xc0 // VDPBF16PS Z8, Z9, Z0
+	VBROADCASTSS 8(R8)(R9*1), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xc8 // VDPBF16PS Z8, Z10, Z1
+	VBROADCASTSS 8(R8)(R9*2), Z9
+	BYTE $0x62; BYTE $0xd2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z8, Z9, Z2
+	VBROADCASTSS 8(BX), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xd8 // VDPBF16PS Z8, Z10, Z3
+	VBROADCASTSS 8(BX)(R9*1), Z9
+	BYTE $0x62; BYTE $0xd2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xe0 // VDPBF16PS Z8, Z9, Z4
+	VBROADCASTSS 8(BX)(R9*2), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xe8 // VDPBF16PS Z8, Z10, Z5
+	VBROADCASTSS 8(CX), Z9
+	BYTE $0x62; BYTE $0xd2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xf0 // VDPBF16PS Z8, Z9, Z6
+	VBROADCASTSS 8(CX)(R9*1), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xf8 // VDPBF16PS Z8, Z10, Z7
+	VMOVUPS 0(R11)(R10*1), Z8
+	VBROADCASTSS 12(R8), Z9
+	BYTE $0x62; BYTE $0xd2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xc0 // VDPBF16PS Z8, Z9, Z0
+	VBROADCASTSS 12(R8)(R9*1), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xc8 // VDPBF16PS Z8, Z10, Z1
+	VBROADCASTSS 12(R8)(R9*2), Z9
+	BYTE $0x62; BYTE $0xd2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z8, Z9, Z2
+	VBROADCASTSS 12(BX), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xd8 // VDPBF16PS Z8, Z10, Z3
+	VBROADCASTSS 12(BX)(R9*1), Z9
+	BYTE $0x62; BYTE $0xd2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xe0 // VDPBF16PS Z8, Z9, Z4
+	VBROADCASTSS 12(BX)(R9*2), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xe8 // VDPBF16PS Z8, Z10, Z5
+	VBROADCASTSS 12(CX), Z9
+	BYTE $0x62; BYTE $0xd2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xf0 // VDPBF16PS Z8, Z9, Z6
+	VBROADCASTSS 12(CX)(R9*1), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xf8 // VDPBF16PS Z8, Z10, Z7
+	ADDQ $16, R8
+	ADDQ $16, BX
+	ADDQ $16, CX
+	LEAQ (R11)(R12*4), R11
+	SUBQ $4, AX
+	JGE loop
+
+few:
+	ADDQ $4, AX
+	JZ done
+
+one:
+	VMOVUPS 0(R11), Z8
+	VBROADCASTSS 0(R8), Z9
+	BYTE $0x62; BYTE $0xd2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xc0 // VDPBF16PS Z8, Z9, Z0
+	VBROADCASTSS 0(R8)(R9*1), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xc8 // VDPBF16PS Z8, Z10, Z1
+	VBROADCASTSS 0(R8)(R9*2), Z9
+	BYTE $0x62; BYTE $0xd2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z8, Z9, Z2
+	VBROADCASTSS 0(BX), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xd8 // VDPBF16PS Z8, Z10, Z3
+	VBROADCASTSS 0(BX)(R9*1), Z9
+	BYTE $0x62; BYTE $0xd2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xe0 // VDPBF16PS Z8, Z9, Z4
+	VBROADCASTSS 0(BX)(R9*2), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xe8 // VDPBF16PS Z8, Z10, Z5
+	VBROADCASTSS 0(CX), Z9
+	BYTE $0x62; BYTE $0xd2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xf0 // VDPBF16PS Z8, Z9, Z6
+	VBROADCASTSS 0(CX)(R9*1), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xf8 // VDPBF16PS Z8, Z10, Z7
+	ADDQ $4, R8
+	ADDQ $4, BX
+	ADDQ $4, CX
+	ADDQ R12, R11
+	DECQ AX
+	JNZ one
+
+done:
+	CMPB add+64(FP), $0
+	JEQ store
+	VADDPS 0(R13), Z0, Z0
+	VMOVUPS Z0, 0(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z1, Z1
+	VMOVUPS Z1, 0(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z2, Z2
+	VMOVUPS Z2, 0(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z3, Z3
+	VMOVUPS Z3, 0(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z4, Z4
+	VMOVUPS Z4, 0(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z5, Z5
+	VMOVUPS Z5, 0(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z6, Z6
+	VMOVUPS Z6, 0(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z7, Z7
+	VMOVUPS Z7, 0(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*8), R14
+	DECQ DI
+	JNZ tile
+	VZEROUPPER
+	RET
+
+store:
+	VMOVUPS Z0, 0(R13)
+	ADDQ SI, R13
+	VMOVUPS Z1, 0(R13)
+	ADDQ SI, R13
+	VMOVUPS Z2, 0(R13)
+	ADDQ SI, R13
+	VMOVUPS Z3, 0(R13)
+	ADDQ SI, R13
+	VMOVUPS Z4, 0(R13)
+	ADDQ SI, R13
+	VMOVUPS Z5, 0(R13)
+	ADDQ SI, R13
+	VMOVUPS Z6, 0(R13)
+	ADDQ SI, R13
+	VMOVUPS Z7, 0(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*8), R14
+	DECQ DI
+	JNZ tile
+	VZEROUPPER
+	RET
+
+// func dot8x16ColsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·dot8x16ColsAVX512BF16(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
+	LEAQ (R12)(R12*2), R10
+	LEAQ (R9)(R9*2), BX
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
+	VXORPS Z0, Z0, Z0
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	VXORPS Z4, Z4, Z4
+	VXORPS Z5, Z5, Z5
+	VXORPS Z6, Z6, Z6
+	VXORPS Z7, Z7, Z7
+	SUBQ $4, AX
+	JLT few
+	PCALIGN $64
+
+loop:
+	VMOVUPS 0(R11), Z8
+	VBROADCASTSS 0(R8), Z9
+	BYTE $0x62; BYTE $0xd2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xc0 // VDPBF16PS Z8, Z9, Z0
+	VBROADCASTSS 4(R8), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xc8 // VDPBF16PS Z8, Z10, Z1
+	VBROADCASTSS 8(R8), Z9
+	BYTE $0x62; BYTE $0xd2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z8, Z9, Z2
+	VBROADCASTSS 12(R8), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xd8 // VDPBF16PS Z8, Z10, Z3
+	VBROADCASTSS 16(R8), Z9
+	BYTE $0x62; BYTE $0xd2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xe0 // VDPBF16PS Z8, Z9, Z4
+	VBROADCASTSS 20(R8), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xe8 // VDPBF16PS Z8, Z10, Z5
+	VBROADCASTSS 24(R8), Z9
+	BYTE $0x62; BYTE $0xd2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xf0 // VDPBF16PS Z8, Z9, Z6
+	VBROADCASTSS 28(R8), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xf8 // VDPBF16PS Z8, Z10, Z7
+	VMOVUPS 0(R11)(R12*1), Z8
+	VBROADCASTSS 0(R8)(R9*1), Z9
+	BYTE $0x62; BYTE $0xd2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xc0 // VDPBF16PS Z8, Z9, Z0
+	VBROADCASTSS 4(R8)(R9*1), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xc8 // VDPBF16PS Z8, Z10, Z1
+	VBROADCASTSS 8(R8)(R9*1), Z9
+	BYTE $0x62; BYTE $0xd2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z8, Z9, Z2
+	VBROADCASTSS 12(R8)(R9*1), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xd8 // VDPBF16PS Z8, Z10, Z3
+	VBROADCASTSS 16(R8)(R9*1), Z9
+	BYTE $0x62; BYTE $0xd2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xe0 // VDPBF16PS Z8, Z9, Z4
+	VBROADCASTSS 20(R8)(R9*1), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xe8 // VDPBF16PS Z8, Z10, Z5
+	VBROADCASTSS 24(R8)(R9*1), Z9
+	BYTE $0x62; BYTE $0xd2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xf0 // VDPBF16PS Z8, Z9, Z6
+	VBROADCASTSS 28(R8)(R9*1), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xf8 // VDPBF16PS Z8, Z10, Z7
+	VMOVUPS 0(R11)(R12*2), Z8
+	VBROADCASTSS 0(R8)(R9*2), Z9
+	BYTE $0x62; BYTE $0xd2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xc0 // VDPBF16PS Z8, Z9, Z0
+	VBROADCASTSS 4(R8)(R9*2), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xc8 // VDPBF16PS Z8, Z10, Z1
+	VBROADCASTSS 8(R8)(R9*2), Z9
+	BYTE $0x62; BYTE $0xd2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z8, Z9, Z2
+	VBROADCASTSS 12(R8)(R9*2), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xd8 // VDPBF16PS Z8, Z10, Z3
+	VBROADCASTSS 16(R8)(R9*2), Z9
+	BYTE $0x62; BYTE $0xd2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xe0 // VDPBF16PS Z8, Z9, Z4
+	VBROADCASTSS 20(R8)(R9*2), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xe8 // VDPBF16PS Z8, Z10, Z5
+	VBROADCASTSS 24(R8)(R9*2), Z9
+	BYTE $0x62; BYTE $0xd2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xf0 // VDPBF16PS Z8, Z9, Z6
+	VBROADCASTSS 28(R8)(R9*2), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xf8 // VDPBF16PS Z8, Z10, Z7
+	VMOVUPS 0(R11)(R10*1), Z8
+	VBROADCASTSS 0(R8)(BX*1), Z9
+	BYTE $0x62; BYTE $0xd2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xc0 // VDPBF16PS Z8, Z9, Z0
+	VBROADCASTSS 4(R8)(BX*1), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xc8 // VDPBF16PS Z8, Z10, Z1
+	VBROADCASTSS 8(R8)(BX*1), Z9
+	BYTE $0x62; BYTE $0xd2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z8, Z9, Z2
+	VBROADCASTSS 12(R8)(BX*1), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xd8 // VDPBF16PS Z8, Z10, Z3
+	VBROADCASTSS 16(R8)(BX*1), Z9
+	BYTE $0x62; BYTE $0xd2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xe0 // VDPBF16PS Z8, Z9, Z4
+	VBROADCASTSS 20(R8)(BX*1), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xe8 // VDPBF16PS Z8, Z10, Z5
+	VBROADCASTSS 24(R8)(BX*1), Z9
+	BYTE $0x62; BYTE $0xd2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xf0 // VDPBF16PS Z8, Z9, Z6
+	VBROADCASTSS 28(R8)(BX*1), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xf8 // VDPBF16PS Z8, Z10, Z7
+	LEAQ (R8)(R9*4), R8
+	LEAQ (R11)(R12*4), R11
+	SUBQ $4, AX
+	JGE loop
+
+few:
+	ADDQ $4, AX
+	JZ done
+
+one:
+	VMOVUPS 0(R11), Z8
+	VBROADCASTSS 0(R8), Z9
+	BYTE $0x62; BYTE $0xd2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xc0 // VDPBF16PS Z8, Z9, Z0
+	VBROADCASTSS 4(R8), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xc8 // VDPBF16PS Z8, Z10, Z1
+	VBROADCASTSS 8(R8), Z9
+	BYTE $0x62; BYTE $0xd2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xd0 // VDPBF16PS Z8, Z9, Z2
+	VBROADCASTSS 12(R8), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xd8 // VDPBF16PS Z8, Z10, Z3
+	VBROADCASTSS 16(R8), Z9
+	BYTE $0x62; BYTE $0xd2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xe0 // VDPBF16PS Z8, Z9, Z4
+	VBROADCASTSS 20(R8), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xe8 // VDPBF16PS Z8, Z10, Z5
+	VBROADCASTSS 24(R8), Z9
+	BYTE $0x62; BYTE $0xd2; BYTE $0x36; BYTE $0x48; BYTE $0x52; BYTE $0xf0 // VDPBF16PS Z8, Z9, Z6
+	VBROADCASTSS 28(R8), Z10
+	BYTE $0x62; BYTE $0xd2; BYTE $0x2e; BYTE $0x48; BYTE $0x52; BYTE $0xf8 // VDPBF16PS Z8, Z10, Z7
+	LEAQ (R8)(R9*1), R8
+	ADDQ R12, R11
+	DECQ AX
+	JNZ one
+
+done:
+	CMPB add+64(FP), $0
+	JEQ store
+	VADDPS 0(R13), Z0, Z0
+	VMOVUPS Z0, 0(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z1, Z1
+	VMOVUPS Z1, 0(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z2, Z2
+	VMOVUPS Z2, 0(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z3, Z3
+	VMOVUPS Z3, 0(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z4, Z4
+	VMOVUPS Z4, 0(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z5, Z5
+	VMOVUPS Z5, 0(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z6, Z6
+	VMOVUPS Z6, 0(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z7, Z7
+	VMOVUPS Z7, 0(R13)
+	ADDQ SI, R13
+	ADDQ $32, R14
+	DECQ DI
+	JNZ tile
+	VZEROUPPER
+	RET
+
+store:
+	VMOVUPS Z0, 0(R13)
+	ADDQ SI, R13
+	VMOVUPS Z1, 0(R13)
+	ADDQ SI, R13
+	VMOVUPS Z2, 0(R13)
+	ADDQ SI, R13
+	VMOVUPS Z3, 0(R13)
+	ADDQ SI, R13
+	VMOVUPS Z4, 0(R13)
+	ADDQ SI, R13
+	VMOVUPS Z5, 0(R13)
+	ADDQ SI, R13
+	VMOVUPS Z6, 0(R13)
+	ADDQ SI, R13
+	VMOVUPS Z7, 0(R13)
+	ADDQ SI, R13
+	ADDQ $32, R14
+	DECQ DI
+	JNZ tile
+	VZEROUPPER
+	RET
+
+// func dot4x16RowsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·dot4x16RowsAVX512BF16(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
+	LEAQ (R12)(R12*2), R10
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
+	LEAQ (R8)(R9*2), BX
+	ADDQ R9, BX
+	VXORPS Z0, Z0, Z0
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	SUBQ $4, AX
+	JLT few
+	PCALIGN $64
+
+loop:
+	VMOVUPS 0(R11), Z4
+	VBROADCASTSS 0(R8), Z5
+	BYTE $0x62; BYTE $0xf2; BYTE $0x56; BYTE $0x48; BYTE $0x52; BYTE $0xc4 // VDPBF16PS Z4, Z5, Z0
+	VBROADCASTSS 0(R8)(R9*1), Z6
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xcc // VDPBF16PS Z4, Z6, Z1
+	VBROADCASTSS 0(R8)(R9*2), Z5
+	BYTE $0x62; BYTE $0xf2; BYTE $0x56; BYTE $0x48; BYTE $0x52; BYTE $0xd4 // VDPBF16PS Z4, Z5, Z2
+	VBROADCASTSS 0(BX), Z6
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xdc // VDPBF16PS Z4, Z6, Z3
+	VMOVUPS 0(R11)(R12*1), Z4
+	VBROADCASTSS 4(R8), Z5
+	BYTE $0x62; BYTE $0xf2; BYTE $0x56; BYTE $0x48; BYTE $0x52; BYTE $0xc4 // VDPBF16PS Z4, Z5, Z0
+	VBROADCASTSS 4(R8)(R9*1), Z6
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xcc // VDPBF16PS Z4, Z6, Z1
+	VBROADCASTSS 4(R8)(R9*2), Z5
+	BYTE $0x62; BYTE $0xf2; BYTE $0x56; BYTE $0x48; BYTE $0x52; BYTE $0xd4 // VDPBF16PS Z4, Z5, Z2
+	VBROADCASTSS 4(BX), Z6
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xdc // VDPBF16PS Z4, Z6, Z3
+	VMOVUPS 0(R11)(R12*2), Z4
+	VBROADCASTSS 8(R8), Z5
+	BYTE $0x62; BYTE $0xf2; BYTE $0x56; BYTE $0x48; BYTE $0x52; BYTE $0xc4 // VDPBF16PS Z4, Z5, Z0
+	VBROADCASTSS 8(R8)(R9*1), Z6
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xcc // VDPBF16PS Z4, Z6, Z1
+	VBROADCASTSS 8(R8)(R9*2), Z5
+	BYTE $0x62; BYTE $0xf2; BYTE $0x56; BYTE $0x48; BYTE $0x52; BYTE $0xd4 // VDPBF16PS Z4, Z5, Z2
+	VBROADCASTSS 8(BX), Z6
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xdc // VDPBF16PS Z4, Z6, Z3
+	VMOVUPS 0(R11)(R10*1), Z4
+	VBROADCASTSS 12(R8), Z5
+	BYTE $0x62; BYTE $0xf2; BYTE $0x56; BYTE $0x48; BYTE $0x52; BYTE $0xc4 // VDPBF16PS Z4, Z5, Z0
+	VBROADCASTSS 12(R8)(R9*1), Z6
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xcc // VDPBF16PS Z4, Z6, Z1
+	VBROADCASTSS 12(R8)(R9*2), Z5
+	BYTE $0x62; BYTE $0xf2; BYTE $0x56; BYTE $0x48; BYTE $0x52; BYTE $0xd4 // VDPBF16PS Z4, Z5, Z2
+	VBROADCASTSS 12(BX), Z6
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xdc // VDPBF16PS Z4, Z6, Z3
+	ADDQ $16, R8
+	ADDQ $16, BX
+	LEAQ (R11)(R12*4), R11
+	SUBQ $4, AX
+	JGE loop
+
+few:
+	ADDQ $4, AX
+	JZ done
+
+one:
+	VMOVUPS 0(R11), Z4
+	VBROADCASTSS 0(R8), Z5
+	BYTE $0x62; BYTE $0xf2; BYTE $0x56; BYTE $0x48; BYTE $0x52; BYTE $0xc4 // VDPBF16PS Z4, Z5, Z0
+	VBROADCASTSS 0(R8)(R9*1), Z6
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xcc // VDPBF16PS Z4, Z6, Z1
+	VBROADCASTSS 0(R8)(R9*2), Z5
+	BYTE $0x62; BYTE $0xf2; BYTE $0x56; BYTE $0x48; BYTE $0x52; BYTE $0xd4 // VDPBF16PS Z4, Z5, Z2
+	VBROADCASTSS 0(BX), Z6
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xdc // VDPBF16PS Z4, Z6, Z3
+	ADDQ $4, R8
+	ADDQ $4, BX
+	ADDQ R12, R11
+	DECQ AX
+	JNZ one
+
+done:
+	CMPB add+64(FP), $0
+	JEQ store
+	VADDPS 0(R13), Z0, Z0
+	VMOVUPS Z0, 0(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z1, Z1
+	VMOVUPS Z1, 0(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z2, Z2
+	VMOVUPS Z2, 0(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z3, Z3
+	VMOVUPS Z3, 0(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*4), R14
+	DECQ DI
+	JNZ tile
+	VZEROUPPER
+	RET
+
+store:
+	VMOVUPS Z0, 0(R13)
+	ADDQ SI, R13
+	VMOVUPS Z1, 0(R13)
+	ADDQ SI, R13
+	VMOVUPS Z2, 0(R13)
+	ADDQ SI, R13
+	VMOVUPS Z3, 0(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*4), R14
+	DECQ DI
+	JNZ tile
+	VZEROUPPER
+	RET
+
+// func dot4x16ColsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·dot4x16ColsAVX512BF16(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
+	LEAQ (R12)(R12*2), R10
+	LEAQ (R9)(R9*2), BX
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
+	VXORPS Z0, Z0, Z0
+	VXORPS Z1, Z1, Z1
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	SUBQ $4, AX
+	JLT few
+	PCALIGN $64
+
+loop:
+	VMOVUPS 0(R11), Z4
+	VBROADCASTSS 0(R8), Z5
+	BYTE $0x62; BYTE $0xf2; BYTE $0x56; BYTE $0x48; BYTE $0x52; BYTE $0xc4 // VDPBF16PS Z4, Z5, Z0
+	VBROADCASTSS 4(R8), Z6
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xcc // VDPBF16PS Z4, Z6, Z1
+	VBROADCASTSS 8(R8), Z5
+	BYTE $0x62; BYTE $0xf2; BYTE $0x56; BYTE $0x48; BYTE $0x52; BYTE $0xd4 // VDPBF16PS Z4, Z5, Z2
+	VBROADCASTSS 12(R8), Z6
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xdc // VDPBF16PS Z4, Z6, Z3
+	VMOVUPS 0(R11)(R12*1), Z4
+	VBROADCASTSS 0(R8)(R9*1), Z5
+	BYTE $0x62; BYTE $0xf2; BYTE $0x56; BYTE $0x48; BYTE $0x52; BYTE $0xc4 // VDPBF16PS Z4, Z5, Z0
+	VBROADCASTSS 4(R8)(R9*1), Z6
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xcc // VDPBF16PS Z4, Z6, Z1
+	VBROADCASTSS 8(R8)(R9*1), Z5
+	BYTE $0x62; BYTE $0xf2; BYTE $0x56; BYTE $0x48; BYTE $0x52; BYTE $0xd4 // VDPBF16PS Z4, Z5, Z2
+	VBROADCASTSS 12(R8)(R9*1), Z6
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xdc // VDPBF16PS Z4, Z6, Z3
+	VMOVUPS 0(R11)(R12*2), Z4
+	VBROADCASTSS 0(R8)(R9*2), Z5
+	BYTE $0x62; BYTE $0xf2; BYTE $0x56; BYTE $0x48; BYTE $0x52; BYTE $0xc4 // VDPBF16PS Z4, Z5, Z0
+	VBROADCASTSS 4(R8)(R9*2), Z6
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xcc // VDPBF16PS Z4, Z6, Z1
+	VBROADCASTSS 8(R8)(R9*2), Z5
+	BYTE $0x62; BYTE $0xf2; BYTE $0x56; BYTE $0x48; BYTE $0x52; BYTE $0xd4 // VDPBF16PS Z4, Z5, Z2
+	VBROADCASTSS 12(R8)(R9*2), Z6
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xdc // VDPBF16PS Z4, Z6, Z3
+	VMOVUPS 0(R11)(R10*1), Z4
+	VBROADCASTSS 0(R8)(BX*1), Z5
+	BYTE $0x62; BYTE $0xf2; BYTE $0x56; BYTE $0x48; BYTE $0x52; BYTE $0xc4 // VDPBF16PS Z4, Z5, Z0
+	VBROADCASTSS 4(R8)(BX*1), Z6
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xcc // VDPBF16PS Z4, Z6, Z1
+	VBROADCASTSS 8(R8)(BX*1), Z5
+	BYTE $0x62; BYTE $0xf2; BYTE $0x56; BYTE $0x48; BYTE $0x52; BYTE $0xd4 // VDPBF16PS Z4, Z5, Z2
+	VBROADCASTSS 12(R8)(BX*1), Z6
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xdc // VDPBF16PS Z4, Z6, Z3
+	LEAQ (R8)(R9*4), R8
+	LEAQ (R11)(R12*4), R11
+	SUBQ $4, AX
+	JGE loop
+
+few:
+	ADDQ $4, AX
+	JZ done
+
+one:
+	VMOVUPS 0(R11), Z4
+	VBROADCASTSS 0(R8), Z5
+	BYTE $0x62; BYTE $0xf2; BYTE $0x56; BYTE $0x48; BYTE $0x52; BYTE $0xc4 // VDPBF16PS Z4, Z5, Z0
+	VBROADCASTSS 4(R8), Z6
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xcc // VDPBF16PS Z4, Z6, Z1
+	VBROADCASTSS 8(R8), Z5
+	BYTE $0x62; BYTE $0xf2; BYTE $0x56; BYTE $0x48; BYTE $0x52; BYTE $0xd4 // VDPBF16PS Z4, Z5, Z2
+	VBROADCASTSS 12(R8), Z6
+	BYTE $0x62; BYTE $0xf2; BYTE $0x4e; BYTE $0x48; BYTE $0x52; BYTE $0xdc // VDPBF16PS Z4, Z6, Z3
+	LEAQ (R8)(R9*1), R8
+	ADDQ R12, R11
+	DECQ AX
+	JNZ one
+
+done:
+	CMPB add+64(FP), $0
+	JEQ store
+	VADDPS 0(R13), Z0, Z0
+	VMOVUPS Z0, 0(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z1, Z1
+	VMOVUPS Z1, 0(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z2, Z2
+	VMOVUPS Z2, 0(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z3, Z3
+	VMOVUPS Z3, 0(R13)
+	ADDQ SI, R13
+	ADDQ $16, R14
+	DECQ DI
+	JNZ tile
+	VZEROUPPER
+	RET
+
+store:
+	VMOVUPS Z0, 0(R13)
+	ADDQ SI, R13
+	VMOVUPS Z1, 0(R13)
+	ADDQ SI, R13
+	VMOVUPS Z2, 0(R13)
+	ADDQ SI, R13
+	VMOVUPS Z3, 0(R13)
+	ADDQ SI, R13
+	ADDQ $16, R14
+	DECQ DI
+	JNZ tile
+	VZEROUPPER
+	RET
+
+// func dot2x16RowsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·dot2x16RowsAVX512BF16(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
+	LEAQ (R12)(R12*2), R10
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
+	VXORPS Z0, Z0, Z0
+	VXORPS Z1, Z1, Z1
+	SUBQ $4, AX
+	JLT few
+	PCALIGN $64
+
+loop:
+	VMOVUPS 0(R11), Z2
+	VBROADCASTSS 0(R8), Z3
+	BYTE $0x62; BYTE $0xf2; BYTE $0x66; BYTE $0x48; BYTE $0x52; BYTE $0xc2 // VDPBF16PS Z2, Z3, Z0
+	VBROADCASTSS 0(R8)(R9*1), Z4
+	BYTE $0x62; BYTE $0xf2; BYTE $0x5e; BYTE $0x48; BYTE $0x52; BYTE $0xca // VDPBF16PS Z2, Z4, Z1
+	VMOVUPS 0(R11)(R12*1), Z2
+	VBROADCASTSS 4(R8), Z3
+	BYTE $0x62; BYTE $0xf2; BYTE $0x66; BYTE $0x48; BYTE $0x52; BYTE $0xc2 // VDPBF16PS Z2, Z3, Z0
+	VBROADCASTSS 4(R8)(R9*1), Z4
+	BYTE $0x62; BYTE $0xf2; BYTE $0x5e; BYTE $0x48; BYTE $0x52; BYTE $0xca // VDPBF16PS Z2, Z4, Z1
+	VMOVUPS 0(R11)(R12*2), Z2
+	VBROADCASTSS 8(R8), Z3
+	BYTE $0x62; BYTE $0xf2; BYTE $0x66; BYTE $0x48; BYTE $0x52; BYTE $0xc2 // VDPBF16PS Z2, Z3, Z0
+	VBROADCASTSS 8(R8)(R9*1), Z4
+	BYTE $0x62; BYTE $0xf2; BYTE $0x5e; BYTE $0x48; BYTE $0x52; BYTE $0xca // VDPBF16PS Z2, Z4, Z1
+	VMOVUPS 0(R11)(R10*1), Z2
+	VBROADCASTSS 12(R8), Z3
+	BYTE $0x62; BYTE $0xf2; BYTE $0x66; BYTE $0x48; BYTE $0x52; BYTE $0xc2 // VDPBF16PS Z2, Z3, Z0
+	VBROADCASTSS 12(R8)(R9*1), Z4
+	BYTE $0x62; BYTE $0xf2; BYTE $0x5e; BYTE $0x48; BYTE $0x52; BYTE $0xca // VDPBF16PS Z2, Z4, Z1
+	ADDQ $16, R8
+	LEAQ (R11)(R12*4), R11
+	SUBQ $4, AX
+	JGE loop
+
+few:
+	ADDQ $4, AX
+	JZ done
+
+one:
+	VMOVUPS 0(R11), Z2
+	VBROADCASTSS 0(R8), Z3
+	BYTE $0x62; BYTE $0xf2; BYTE $0x66; BYTE $0x48; BYTE $0x52; BYTE $0xc2 // VDPBF16PS Z2, Z3, Z0
+	VBROADCASTSS 0(R8)(R9*1), Z4
+	BYTE $0x62; BYTE $0xf2; BYTE $0x5e; BYTE $0x48; BYTE $0x52; BYTE $0xca // VDPBF16PS Z2, Z4, Z1
+	ADDQ $4, R8
+	ADDQ R12, R11
+	DECQ AX
+	JNZ one
+
+done:
+	CMPB add+64(FP), $0
+	JEQ store
+	VADDPS 0(R13), Z0, Z0
+	VMOVUPS Z0, 0(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z1, Z1
+	VMOVUPS Z1, 0(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*2), R14
+	DECQ DI
+	JNZ tile
+	VZEROUPPER
+	RET
+
+store:
+	VMOVUPS Z0, 0(R13)
+	ADDQ SI, R13
+	VMOVUPS Z1, 0(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*2), R14
+	DECQ DI
+	JNZ tile
+	VZEROUPPER
+	RET
+
+// func dot2x16ColsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·dot2x16ColsAVX512BF16(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
+	LEAQ (R12)(R12*2), R10
+	LEAQ (R9)(R9*2), BX
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
+	VXORPS Z0, Z0, Z0
+	VXORPS Z1, Z1, Z1
+	SUBQ $4, AX
+	JLT few
+	PCALIGN $64
+
+loop:
+	VMOVUPS 0(R11), Z2
+	VBROADCASTSS 0(R8), Z3
+	BYTE $0x62; BYTE $0xf2; BYTE $0x66; BYTE $0x48; BYTE $0x52; BYTE $0xc2 // VDPBF16PS Z2, Z3, Z0
+	VBROADCASTSS 4(R8), Z4
+	BYTE $0x62; BYTE $0xf2; BYTE $0x5e; BYTE $0x48; BYTE $0x52; BYTE $0xca // VDPBF16PS Z2, Z4, Z1
+	VMOVUPS 0(R11)(R12*1), Z2
+	VBROADCASTSS 0(R8)(R9*1), Z3
+	BYTE $0x62; BYTE $0xf2; BYTE $0x66; BYTE $0x48; BYTE $0x52; BYTE $0xc2 // VDPBF16PS Z2, Z3, Z0
+	VBROADCASTSS 4(R8)(R9*1), Z4
+	BYTE $0x62; BYTE $0xf2; BYTE $0x5e; BYTE $0x48; BYTE $0x52; BYTE $0xca // VDPBF16PS Z2, Z4, Z1
+	VMOVUPS 0(R11)(R12*2), Z2
+	VBROADCASTSS 0(R8)(R9*2), Z3
+	BYTE $0x62; BYTE $0xf2; BYTE $0x66; BYTE $0x48; BYTE $0x52; BYTE $0xc2 // VDPBF16PS Z2, Z3, Z0
+	VBROADCASTSS 4(R8)(R9*2), Z4
+	BYTE $0x62; BYTE $0xf2; BYTE $0x5e; BYTE $0x48; BYTE $0x52; BYTE $0xca // VDPBF16PS Z2, Z4, Z1
+	VMOVUPS 0(R11)(R10*1), Z2
+	VBROADCASTSS 0(R8)(BX*1), Z3
+	BYTE $0x62; BYTE $0xf2; BYTE $0x66; BYTE $0x48; BYTE $0x52; BYTE $0xc2 // VDPBF16PS Z2, Z3, Z0
+	VBROADCASTSS 4(R8)(BX*1), Z4
+	BYTE $0x62; BYTE $0xf2; BYTE $0x5e; BYTE $0x48; BYTE $0x52; BYTE $0xca // VDPBF16PS Z2, Z4, Z1
+	LEAQ (R8)(R9*4), R8
+	LEAQ (R11)(R12*4), R11
+	SUBQ $4, AX
+	JGE loop
+
+few:
+	ADDQ $4, AX
+	JZ done
+
+one:
+	VMOVUPS 0(R11), Z2
+	VBROADCASTSS 0(R8), Z3
+	BYTE $0x62; BYTE $0xf2; BYTE $0x66; BYTE $0x48; BYTE $0x52; BYTE $0xc2 // VDPBF16PS Z2, Z3, Z0
+	VBROADCASTSS 4(R8), Z4
+	BYTE $0x62; BYTE $0xf2; BYTE $0x5e; BYTE $0x48; BYTE $0x52; BYTE $0xca // VDPBF16PS Z2, Z4, Z1
+	LEAQ (R8)(R9*1), R8
+	ADDQ R12, R11
+	DECQ AX
+	JNZ one
+
+done:
+	CMPB add+64(FP), $0
+	JEQ store
+	VADDPS 0(R13), Z0, Z0
+	VMOVUPS Z0, 0(R13)
+	ADDQ SI, R13
+	VADDPS 0(R13), Z1, Z1
+	VMOVUPS Z1, 0(R13)
+	ADDQ SI, R13
+	ADDQ $8, R14
+	DECQ DI
+	JNZ tile
+	VZEROUPPER
+	RET
+
+store:
+	VMOVUPS Z0, 0(R13)
+	ADDQ SI, R13
+	VMOVUPS Z1, 0(R13)
+	ADDQ SI, R13
+	ADDQ $8, R14
+	DECQ DI
+	JNZ tile
+	VZEROUPPER
+	RET
+
+// func dot1x16RowsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·dot1x16RowsAVX512BF16(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
+	LEAQ (R12)(R12*2), R10
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
+	VXORPS Z0, Z0, Z0
+	SUBQ $4, AX
+	JLT few
+	PCALIGN $64
+
+loop:
+	VMOVUPS 0(R11), Z1
+	VBROADCASTSS 0(R8), Z2
+	BYTE $0x62; BYTE $0xf2; BYTE $0x6e; BYTE $0x48; BYTE $0x52; BYTE $0xc1 // VDPBF16PS Z1, Z2, Z0
+	VMOVUPS 0(R11)(R12*1), Z1
+	VBROADCASTSS 4(R8), Z2
+	BYTE $0x62; BYTE $0xf2; BYTE $0x6e; BYTE $0x48; BYTE $0x52; BYTE $0xc1 // VDPBF16PS Z1, Z2, Z0
+	VMOVUPS 0(R11)(R12*2), Z1
+	VBROADCASTSS 8(R8), Z2
+	BYTE $0x62; BYTE $0xf2; BYTE $0x6e; BYTE $0x48; BYTE $0x52; BYTE $0xc1 // VDPBF16PS Z1, Z2, Z0
+	VMOVUPS 0(R11)(R10*1), Z1
+	VBROADCASTSS 12(R8), Z2
+	BYTE $0x62; BYTE $0xf2; BYTE $0x6e; BYTE $0x48; BYTE $0x52; BYTE $0xc1 // VDPBF16PS Z1, Z2, Z0
+	ADDQ $16, R8
+	LEAQ (R11)(R12*4), R11
+	SUBQ $4, AX
+	JGE loop
+
+few:
+	ADDQ $4, AX
+	JZ done
+
+one:
+	VMOVUPS 0(R11), Z1
+	VBROADCASTSS 0(R8), Z2
+	BYTE $0x62; BYTE $0xf2; BYTE $0x6e; BYTE $0x48; BYTE $0x52; BYTE $0xc1 // VDPBF16PS Z1, Z2, Z0
+	ADDQ $4, R8
+	ADDQ R12, R11
+	DECQ AX
+	JNZ one
+
+done:
+	CMPB add+64(FP), $0
+	JEQ store
+	VADDPS 0(R13), Z0, Z0
+	VMOVUPS Z0, 0(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*1), R14
+	DECQ DI
+	JNZ tile
+	VZEROUPPER
+	RET
+
+store:
+	VMOVUPS Z0, 0(R13)
+	ADDQ SI, R13
+	LEAQ (R14)(R9*1), R14
+	DECQ DI
+	JNZ tile
+	VZEROUPPER
+	RET
+
+// func dot1x16ColsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·dot1x16ColsAVX512BF16(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R14
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
+	LEAQ (R12)(R12*2), R10
+	LEAQ (R9)(R9*2), BX
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R14, R8
+	VXORPS Z0, Z0, Z0
+	SUBQ $4, AX
+	JLT few
+	PCALIGN $64
+
+loop:
+	VMOVUPS 0(R11), Z1
+	VBROADCASTSS 0(R8), Z2
+	BYTE $0x62; BYTE $0xf2; BYTE $0x6e; BYTE $0x48; BYTE $0x52; BYTE $0xc1 // VDPBF16PS Z1, Z2, Z0
+	VMOVUPS 0(R11)(R12*1), Z1
+	VBROADCASTSS 0(R8)(R9*1), Z2
+	BYTE $0x62; BYTE $0xf2; BYTE $0x6e; BYTE $0x48; BYTE $0x52; BYTE $0xc1 // VDPBF16PS Z1, Z2, Z0
+	VMOVUPS 0(R11)(R12*2), Z1
+	VBROADCASTSS 0(R8)(R9*2), Z2
+	BYTE $0x62; BYTE $0xf2; BYTE $0x6e; BYTE $0x48; BYTE $0x52; BYTE $0xc1 // VDPBF16PS Z1, Z2, Z0
+	VMOVUPS 0(R11)(R10*1), Z1
+	VBROADCASTSS 0(R8)(BX*1), Z2
+	BYTE $0x62; BYTE $0xf2; BYTE $0x6e; BYTE $0x48; BYTE $0x52; BYTE $0xc1 // VDPBF16PS Z1, Z2, Z0
+	LEAQ (R8)(R9*4), R8
+	LEAQ (R11)(R12*4), R11
+	SUBQ $4, AX
+	JGE loop
+
+few:
+	ADDQ $4, AX
+	JZ done
+
+one:
+	VMOVUPS 0(R11), Z1
+	VBROADCASTSS 0(R8), Z2
+	BYTE $0x62; BYTE $0xf2; BYTE $0x6e; BYTE $0x48; BYTE $0x52; BYTE $0xc1 // VDPBF16PS Z1, Z2, Z0
+	LEAQ (R8)(R9*1), R8
+	ADDQ R12, R11
+	DECQ AX
+	JNZ one
+
+done:
+	CMPB add+64(FP), $0
+	JEQ store
+	VADDPS 0(R13), Z0, Z0
+	VMOVUPS Z0, 0(R13)
+	ADDQ SI, R13
+	ADDQ $4, R14
+	DECQ DI
+	JNZ tile
+	VZEROUPPER
+	RET
+
+store:
+	VMOVUPS Z0, 0(R13)
+	ADDQ SI, R13
+	ADDQ $4, R14
+	DECQ DI
+	JNZ tile
+	VZEROUPPER
+	RET
+
+// func expPairsAVX512BF16(rows int, x *float32, ld uintptr, n int, scale float32, m, l *float32, dst *uint32, ldd uintptr)
+TEXT ·expPairsAVX512BF16(SB), NOSPLIT, $0-72
+	MOVQ m+40(FP), DX
+	MOVQ l+48(FP), BX
+	VBROADCASTSS ·expCoef+0(SB), Z7
+	VBROADCASTSS ·expCoef+4(SB), Z8
+	VBROADCASTSS ·expCoef+8(SB), Z9
+	VBROADCASTSS ·expCoef+12(SB), Z10
+	VBROADCASTSS ·expCoef+16(SB), Z11
+	VBROADCASTSS ·expCoef+20(SB), Z12
+	VBROADCASTSS ·expCoef+24(SB), Z13
+	VBROADCASTSS ·expLow+0(SB), Z15
+	VBROADCASTSS scale+32(FP), Z14
+	MOVQ dst+56(FP), R10
+	MOVQ ldd+64(FP), R11
+	VMOVDQU32 ·interleave+0(SB), Z16
+	MOVQ rows+0(FP), AX
+	MOVQ x+8(FP), DI
+	MOVQ ld+16(FP), R8
+	MOVQ n+24(FP), CX
+
+next:
+	MOVQ DI, SI
+	MOVQ AX, R9
+	VMOVUPS 0(DX), Z0
+	VXORPS Z2, Z2, Z2
+	VXORPS Z3, Z3, Z3
+	MOVQ R10, R12
+	SUBQ $2, R9
+	JLT last
+
+row:
+	VMOVUPS (SI), Z4
+	VFMSUB213PS Z0, Z14, Z4
+	VREDUCEPS $9, Z4, Z5
+	VMOVAPS Z7, Z6
+	VFMADD213PS Z8, Z5, Z6
+	VFMADD213PS Z9, Z5, Z6
+	VFMADD213PS Z10, Z5, Z6
+	VFMADD213PS Z11, Z5, Z6
+	VFMADD213PS Z12, Z5, Z6
+	VFMADD213PS Z13, Z5, Z6
+	VCMPPS $5, Z15, Z4, K1
+	VSCALEFPS.Z Z4, Z6, K1, Z6
+	VMOVUPS (SI)(R8*1), Z4
+	VFMSUB213PS Z0, Z14, Z4
+	VREDUCEPS $9, Z4, Z5
+	VMOVAPS Z7, Z17
+	VFMADD213PS Z8, Z5, Z17
+	VFMADD213PS Z9, Z5, Z17
+	VFMADD213PS Z10, Z5, Z17
+	VFMADD213PS Z11, Z5, Z17
+	VFMADD213PS Z12, Z5, Z17
+	VFMADD213PS Z13, Z5, Z17
+	VCMPPS $5, Z15, Z4, K1
+	VSCALEFPS.Z Z4, Z17, K1, Z17
+	VADDPS Z6, Z2, Z2
+	VADDPS Z17, Z3, Z3
+	BYTE $0x62; BYTE $0xf2; BYTE $0x77; BYTE $0x40; BYTE $0x72; BYTE $0xf6 // VCVTNE2PS2BF16 Z6, Z17, Z6
+	VPERMW Z6, Z16, Z6
+	VMOVDQU32 Z6, (R12)
+	ADDQ R11, R12
+	LEAQ (SI)(R8*2), SI
+	SUBQ $2, R9
+	JGE row
+
+last:
+	CMPQ R9, $-2
+	JEQ whole
+	VMOVUPS (SI), Z4
+	VFMSUB213PS Z0, Z14, Z4
+	VREDUCEPS $9, Z4, Z5
+	VMOVAPS Z7, Z6
+	VFMADD213PS Z8, Z5, Z6
+	VFMADD213PS Z9, Z5, Z6
+	VFMADD213PS Z10, Z5, Z6
+	VFMADD213PS Z11, Z5, Z6
+	VFMADD213PS Z12, Z5, Z6
+	VFMADD213PS Z13, Z5, Z6
+	VCMPPS $5, Z15, Z4, K1
+	VSCALEFPS.Z Z4, Z6, K1, Z6
+	VADDPS Z6, Z2, Z2
+	VXORPS Z17, Z17, Z17
+	BYTE $0x62; BYTE $0xf2; BYTE $0x77; BYTE $0x40; BYTE $0x72; BYTE $0xf6 // VCVTNE2PS2BF16 Z6, Z17, Z6
+	VPERMW Z6, Z16, Z6
+	VMOVDQU32 Z6, (R12)
+	ADDQ R11, R12
+
+whole:
+	VADDPS Z3, Z2, Z2
+	ADDQ $64, R10
+	VADDPS 0(BX), Z2, Z2
+	VMOVUPS Z2, 0(BX)
+	ADDQ $64, DX
+	ADDQ $64, BX
+	ADDQ $64, DI
+	SUBQ $16, CX
+	JNZ next
+	VZEROUPPER
+	RET
+
+// func pairAVX512BF16(n int, dst *uint32, even, odd *uint16) (bad uint32)
+TEXT ·pairAVX512BF16(SB), NOSPLIT, $0-36
+	MOVQ n+0(FP), AX
+	MOVQ dst+8(FP), DI
+	MOVQ even+16(FP), SI
+	MOVQ odd+24(FP), DX
+	VPBROADCASTD ·bf16Inf+0(SB), Z3
+	KXORD K0, K0, K0
+
+loop:
+	VPMOVZXWD (SI), Z0
+	VPMOVZXWD (DX), Z1
+	VPSLLD $16, Z1, Z1
+	VPORD Z0, Z1, Z0
+	VMOVDQU32 Z0, (DI)
+	VPANDD Z3, Z0, Z0
+	VPCMPEQW Z3, Z0, K1
+	KORD K1, K0, K0
+	ADDQ $32, SI
+	ADDQ $32, DX
+	ADDQ $64, DI
+	SUBQ $16, AX
+	JNZ loop
+	KMOVD K0, AX
+	MOVL AX, bad+32(FP)
+	VZEROUPPER
+	RET
+
+// func dotAVX512BF16(rounds int)
+TEXT ·dotAVX512BF16(SB), NOSPLIT, $0-8
+	MOVQ rounds+0(FP), AX
+	VBROADCASTSS ·expCoef+0(SB), Z12
+	VMOVAPS Z12, Z0
+	VMOVAPS Z12, Z1
+	VMOVAPS Z12, Z2
+	VMOVAPS Z12, Z3
+	VMOVAPS Z12, Z4
+	VMOVAPS Z12, Z5
+	VMOVAPS Z12, Z6
+	VMOVAPS Z12, Z7
+	VMOVAPS Z12, Z8
+	VMOVAPS Z12, Z9
+	VMOVAPS Z12, Z10
+	VMOVAPS Z12, Z11
+
+loop:
+	BYTE $0x62; BYTE $0xd2; BYTE $0x1e; BYTE $0x48; BYTE $0x52; BYTE $0xc4 // VDPBF16PS Z12, Z12, Z0
+	BYTE $0x62; BYTE $0xd2; BYTE $0x1e; BYTE $0x48; BYTE $0x52; BYTE $0xcc // VDPBF16PS Z12, Z12, Z1
+	BYTE $0x62; BYTE $0xd2; BYTE $0x1e; BYTE $0x48; BYTE $0x52; BYTE $0xd4 // VDPBF16PS Z12, Z12, Z2
+	BYTE $0x62; BYTE $0xd2; BYTE $0x1e; BYTE $0x48; BYTE $0x52; BYTE $0xdc // VDPBF16PS Z12, Z12, Z3
+	BYTE $0x62; BYTE $0xd2; BYTE $0x1e; BYTE $0x48; BYTE $0x52; BYTE $0xe4 // VDPBF16PS Z12, Z12, Z4
+	BYTE $0x62; BYTE $0xd2; BYTE $0x1e; BYTE $0x48; BYTE $0x52; BYTE $0xec // VDPBF16PS Z12, Z12, Z5
+	BYTE $0x62; BYTE $0xd2; BYTE $0x1e; BYTE $0x48; BYTE $0x52; BYTE $0xf4 // VDPBF16PS Z12, Z12, Z6
+	BYTE $0x62; BYTE $0xd2; BYTE $0x1e; BYTE $0x48; BYTE $0x52; BYTE $0xfc // VDPBF16PS Z12, Z12, Z7
+	BYTE $0x62; BYTE $0x52; BYTE $0x1e; BYTE $0x48; BYTE $0x52; BYTE $0xc4 // VDPBF16PS Z12, Z12, Z8
+	BYTE $0x62; BYTE $0x52; BYTE $0x1e; BYTE $0x48; BYTE $0x52; BYTE $0xcc // VDPBF16PS Z12, Z12, Z9
+	BYTE $0x62; BYTE $0x52; BYTE $0x1e; BYTE $0x48; BYTE $0x52; BYTE $0xd4 // VDPBF16PS Z12, Z12, Z10
+	BYTE $0x62; BYTE $0x52; BYTE $0x1e; BYTE $0x48; BYTE $0x52; BYTE $0xdc // VDPBF16PS Z12, Z12, Z11
+	BYTE $0x62; BYTE $0xd2; BYTE $0x1e; BYTE $0x48; BYTE $0x52; BYTE $0xc4 // VDPBF16PS Z12, Z12, Z0
+	BYTE $0x62; BYTE $0xd2; BYTE $0x1e; BYTE $0x48; BYTE $0x52; BYTE $0xcc // VDPBF16PS Z12, Z12, Z1
+	BYTE $0x62; BYTE $0xd2; BYTE $0x1e; BYTE $0x48; BYTE $0x52; BYTE $0xd4 // VDPBF16PS Z12, Z12, Z2
+	BYTE $0x62; BYTE $0xd2; BYTE $0x1e; BYTE $0x48; BYTE $0x52; BYTE $0xdc // VDPBF16PS Z12, Z12, Z3
+	BYTE $0x62; BYTE $0xd2; BYTE $0x1e; BYTE $0x48; BYTE $0x52; BYTE $0xe4 // VDPBF16PS Z12, Z12, Z4
+	BYTE $0x62; BYTE $0xd2; BYTE $0x1e; BYTE $0x48; BYTE $0x52; BYTE $0xec // VDPBF16PS Z12, Z12, Z5
+	BYTE $0x62; BYTE $0xd2; BYTE $0x1e; BYTE $0x48; BYTE $0x52; BYTE $0xf4 // VDPBF16PS Z12, Z12, Z6
+	BYTE $0x62; BYTE $0xd2; BYTE $0x1e; BYTE $0x48; BYTE $0x52; BYTE $0xfc // VDPBF16PS Z12, Z12, Z7
+	BYTE $0x62; BYTE $0x52; BYTE $0x1e; BYTE $0x48; BYTE $0x52; BYTE $0xc4 // VDPBF16PS Z12, Z12, Z8
+	BYTE $0x62; BYTE $0x52; BYTE $0x1e; BYTE $0x48; BYTE $0x52; BYTE $0xcc // VDPBF16PS Z12, Z12, Z9
+	BYTE $0x62; BYTE $0x52; BYTE $0x1e; BYTE $0x48; BYTE $0x52; BYTE $0xd4 // VDPBF16PS Z12, Z12, Z10
+	BYTE $0x62; BYTE $0x52; BYTE $0x1e; BYTE $0x48; BYTE $0x52; BYTE $0xdc // VDPBF16PS Z12, Z12, Z11
+	BYTE $0x62; BYTE $0xd2; BYTE $0x1e; BYTE $0x48; BYTE $0x52; BYTE $0xc4 // VDPBF16PS Z12, Z12, Z0
+	BYTE $0x62; BYTE $0xd2; BYTE $0x1e; BYTE $0x48; BYTE $0x52; BYTE $0xcc // VDPBF16PS Z12, Z12, Z1
+	BYTE $0x62; BYTE $0xd2; BYTE $0x1e; BYTE $0x48; BYTE $0x52; BYTE $0xd4 // VDPBF16PS Z12, Z12, Z2
+	BYTE $0x62; BYTE $0xd2; BYTE $0x1e; BYTE $0x48; BYTE $0x52; BYTE $0xdc // VDPBF16PS Z12, Z12, Z3
+	BYTE $0x62; BYTE $0xd2; BYTE $0x1e; BYTE $0x48; BYTE $0x52; BYTE $0xe4 // VDPBF16PS Z12, Z12, Z4
+	BYTE $0x62; BYTE $0xd2; BYTE $0x1e; BYTE $0x48; BYTE $0x52; BYTE $0xec // VDPBF16PS Z12, Z12, Z5
+	BYTE $0x62; BYTE $0xd2; BYTE $0x1e; BYTE $0x48; BYTE $0x52; BYTE $0xf4 // VDPBF16PS Z12, Z12, Z6
+	BYTE $0x62; BYTE $0xd2; BYTE $0x1e; BYTE $0x48; BYTE $0x52; BYTE $0xfc // VDPBF16PS Z12, Z12, Z7
+	BYTE $0x62; BYTE $0x52; BYTE $0x1e; BYTE $0x48; BYTE $0x52; BYTE $0xc4 // VDPBF16PS Z12, Z12, Z8
+	BYTE $0x62; BYTE $0x52; BYTE $0x1e; BYTE $0x48; BYTE $0x52; BYTE $0xcc // VDPBF16PS Z12, Z12, Z9
+	BYTE $0x62; BYTE $0x52; BYTE $0x1e; BYTE $0x48; BYTE $0x52; BYTE $0xd4 // VDPBF16PS Z12, Z12, Z10
+	BYTE $0x62; BYTE $0x52; BYTE $0x1e; BYTE $0x48; BYTE $0x52; BYTE $0xdc // VDPBF16PS Z12, Z12, Z11
+	BYTE $0x62; BYTE $0xd2; BYTE $0x1e; BYTE $0x48; BYTE $0x52; BYTE $0xc4 // VDPBF16PS Z12, Z12, Z0
+	BYTE $0x62; BYTE $0xd2; BYTE $0x1e; BYTE $0x48; BYTE $0x52; BYTE $0xcc // VDPBF16PS Z12, Z12, Z1
+	BYTE $0x62; BYTE $0xd2; BYTE $0x1e; BYTE $0x48; BYTE $0x52; BYTE $0xd4 // VDPBF16PS Z12, Z12, Z2
+	BYTE $0x62; BYTE $0xd2; BYTE $0x1e; BYTE $0x48; BYTE $0x52; BYTE $0xdc // VDPBF16PS Z12, Z12, Z3
+	BYTE $0x62; BYTE $0xd2; BYTE $0x1e; BYTE $0x48; BYTE $0x52; BYTE $0xe4 // VDPBF16PS Z12, Z12, Z4
+	BYTE $0x62; BYTE $0xd2; BYTE $0x1e; BYTE $0x48; BYTE $0x52; BYTE $0xec // VDPBF16PS Z12, Z12, Z5
+	BYTE $0x62; BYTE $0xd2; BYTE $0x1e; BYTE $0x48; BYTE $0x52; BYTE $0xf4 // VDPBF16PS Z12, Z12, Z6
+	BYTE $0x62; BYTE $0xd2; BYTE $0x1e; BYTE $0x48; BYTE $0x52; BYTE $0xfc // VDPBF16PS Z12, Z12, Z7
+	BYTE $0x62; BYTE $0x52; BYTE $0x1e; BYTE $0x48; BYTE $0x52; BYTE $0xc4 // VDPBF16PS Z12, Z12, Z8
+	BYTE $0x62; BYTE $0x52; BYTE $0x1e; BYTE $0x48; BYTE $0x52; BYTE $0xcc // VDPBF16PS Z12, Z12, Z9
+	BYTE $0x62; BYTE $0x52; BYTE $0x1e; BYTE $0x48; BYTE $0x52; BYTE $0xd4 // VDPBF16PS Z12, Z12, Z10
+	BYTE $0x62; BYTE $0x52; BYTE $0x1e; BYTE $0x48; BYTE $0x52; BYTE $0xdc // VDPBF16PS Z12, Z12, Z11
+	DECQ AX
+	JNZ loop
+	VZEROUPPER
+	RET
+
+// func dot32x48RowsAMX(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·dot32x48RowsAMX(SB), NOSPLIT, $0-65
+	LEAQ ·tileConfig+0(SB), AX
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x78; BYTE $0x49; BYTE $0x00 // LDTILECFG (AX)
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R8
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
+	MOVQ SI, R10
+	SHLQ $4, R10
+	MOVQ R9, DX
+	SHLQ $4, DX
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R8, BX
+	LEAQ (R13)(R10*1), CX
+	CMPB add+64(FP), $0
+	JEQ zero
+	BYTE $0xc4; BYTE $0xc2; BYTE $0x7b; BYTE $0x4b; BYTE $0x84; BYTE $0x35; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm0, 0(R13)(SI*1)
+	BYTE $0xc4; BYTE $0xc2; BYTE $0x7b; BYTE $0x4b; BYTE $0x8c; BYTE $0x35; BYTE $0x40; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm1, 64(R13)(SI*1)
+	BYTE $0xc4; BYTE $0xc2; BYTE $0x7b; BYTE $0x4b; BYTE $0x94; BYTE $0x35; BYTE $0x80; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm2, 128(R13)(SI*1)
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x4b; BYTE $0x9c; BYTE $0x31; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm3, 0(CX)(SI*1)
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x4b; BYTE $0xa4; BYTE $0x31; BYTE $0x40; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm4, 64(CX)(SI*1)
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x4b; BYTE $0xac; BYTE $0x31; BYTE $0x80; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm5, 128(CX)(SI*1)
+	JMP loop
+
+zero:
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xc0 // TILEZERO tmm0
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xc8 // TILEZERO tmm1
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xd0 // TILEZERO tmm2
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xd8 // TILEZERO tmm3
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xe0 // TILEZERO tmm4
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xe8 // TILEZERO tmm5
+
+loop:
+	BYTE $0xc4; BYTE $0xa2; BYTE $0x7b; BYTE $0x4b; BYTE $0xb4; BYTE $0x0b; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm6, 0(BX)(R9*1)
+	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xbc; BYTE $0x23; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm7, 0(R11)(R12*1)
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x42; BYTE $0x5c; BYTE $0xc6 // TDPBF16PS tmm0, tmm6, tmm7
+	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xbc; BYTE $0x23; BYTE $0x40; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm7, 64(R11)(R12*1)
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x42; BYTE $0x5c; BYTE $0xce // TDPBF16PS tmm1, tmm6, tmm7
+	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xbc; BYTE $0x23; BYTE $0x80; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm7, 128(R11)(R12*1)
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x42; BYTE $0x5c; BYTE $0xd6 // TDPBF16PS tmm2, tmm6, tmm7
+	ADDQ DX, BX
+	BYTE $0xc4; BYTE $0xa2; BYTE $0x7b; BYTE $0x4b; BYTE $0xb4; BYTE $0x0b; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm6, 0(BX)(R9*1)
+	SUBQ DX, BX
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x42; BYTE $0x5c; BYTE $0xee // TDPBF16PS tmm5, tmm6, tmm7
+	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xbc; BYTE $0x23; BYTE $0x40; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm7, 64(R11)(R12*1)
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x42; BYTE $0x5c; BYTE $0xe6 // TDPBF16PS tmm4, tmm6, tmm7
+	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xbc; BYTE $0x23; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm7, 0(R11)(R12*1)
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x42; BYTE $0x5c; BYTE $0xde // TDPBF16PS tmm3, tmm6, tmm7
+	ADDQ $64, BX
+	LEAQ (R11)(R12*8), R11
+	LEAQ (R11)(R12*8), R11
+	SUBQ $16, AX
+	JNZ loop
+	BYTE $0xc4; BYTE $0xc2; BYTE $0x7a; BYTE $0x4b; BYTE $0x84; BYTE $0x35; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILESTORED tmm0, 0(R13)(SI*1)
+	BYTE $0xc4; BYTE $0xc2; BYTE $0x7a; BYTE $0x4b; BYTE $0x8c; BYTE $0x35; BYTE $0x40; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILESTORED tmm1, 64(R13)(SI*1)
+	BYTE $0xc4; BYTE $0xc2; BYTE $0x7a; BYTE $0x4b; BYTE $0x94; BYTE $0x35; BYTE $0x80; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILESTORED tmm2, 128(R13)(SI*1)
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7a; BYTE $0x4b; BYTE $0x9c; BYTE $0x31; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILESTORED tmm3, 0(CX)(SI*1)
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7a; BYTE $0x4b; BYTE $0xa4; BYTE $0x31; BYTE $0x40; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILESTORED tmm4, 64(CX)(SI*1)
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7a; BYTE $0x4b; BYTE $0xac; BYTE $0x31; BYTE $0x80; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILESTORED tmm5, 128(CX)(SI*1)
+	LEAQ (R8)(DX*2), R8
+	LEAQ (R13)(R10*2), R13
+	DECQ DI
+	JNZ tile
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x78; BYTE $0x49; BYTE $0xc0 // TILERELEASE
+	RET
+
+// func dot32x32RowsAMX(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·dot32x32RowsAMX(SB), NOSPLIT, $0-65
+	LEAQ ·tileConfig+0(SB), AX
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x78; BYTE $0x49; BYTE $0x00 // LDTILECFG (AX)
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R8
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
+	MOVQ SI, R10
+	SHLQ $4, R10
+	MOVQ R9, DX
+	SHLQ $4, DX
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R8, BX
+	LEAQ (R13)(R10*1), CX
+	CMPB add+64(FP), $0
+	JEQ zero
+	BYTE $0xc4; BYTE $0xc2; BYTE $0x7b; BYTE $0x4b; BYTE $0x84; BYTE $0x35; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm0, 0(R13)(SI*1)
+	BYTE $0xc4; BYTE $0xc2; BYTE $0x7b; BYTE $0x4b; BYTE $0x8c; BYTE $0x35; BYTE $0x40; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm1, 64(R13)(SI*1)
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x4b; BYTE $0x94; BYTE $0x31; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm2, 0(CX)(SI*1)
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x4b; BYTE $0x9c; BYTE $0x31; BYTE $0x40; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm3, 64(CX)(SI*1)
+	JMP loop
+
+zero:
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xc0 // TILEZERO tmm0
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xc8 // TILEZERO tmm1
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xd0 // TILEZERO tmm2
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xd8 // TILEZERO tmm3
+
+loop:
+	BYTE $0xc4; BYTE $0xa2; BYTE $0x7b; BYTE $0x4b; BYTE $0xb4; BYTE $0x0b; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm6, 0(BX)(R9*1)
+	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xbc; BYTE $0x23; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm7, 0(R11)(R12*1)
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x42; BYTE $0x5c; BYTE $0xc6 // TDPBF16PS tmm0, tmm6, tmm7
+	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xbc; BYTE $0x23; BYTE $0x40; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm7, 64(R11)(R12*1)
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x42; BYTE $0x5c; BYTE $0xce // TDPBF16PS tmm1, tmm6, tmm7
+	ADDQ DX, BX
+	BYTE $0xc4; BYTE $0xa2; BYTE $0x7b; BYTE $0x4b; BYTE $0xb4; BYTE $0x0b; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm6, 0(BX)(R9*1)
+	SUBQ DX, BX
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x42; BYTE $0x5c; BYTE $0xde // TDPBF16PS tmm3, tmm6, tmm7
+	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xbc; BYTE $0x23; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm7, 0(R11)(R12*1)
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x42; BYTE $0x5c; BYTE $0xd6 // TDPBF16PS tmm2, tmm6, tmm7
+	ADDQ $64, BX
+	LEAQ (R11)(R12*8), R11
+	LEAQ (R11)(R12*8), R11
+	SUBQ $16, AX
+	JNZ loop
+	BYTE $0xc4; BYTE $0xc2; BYTE $0x7a; BYTE $0x4b; BYTE $0x84; BYTE $0x35; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILESTORED tmm0, 0(R13)(SI*1)
+	BYTE $0xc4; BYTE $0xc2; BYTE $0x7a; BYTE $0x4b; BYTE $0x8c; BYTE $0x35; BYTE $0x40; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILESTORED tmm1, 64(R13)(SI*1)
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7a; BYTE $0x4b; BYTE $0x94; BYTE $0x31; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILESTORED tmm2, 0(CX)(SI*1)
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7a; BYTE $0x4b; BYTE $0x9c; BYTE $0x31; BYTE $0x40; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILESTORED tmm3, 64(CX)(SI*1)
+	LEAQ (R8)(DX*2), R8
+	LEAQ (R13)(R10*2), R13
+	DECQ DI
+	JNZ tile
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x78; BYTE $0x49; BYTE $0xc0 // TILERELEASE
+	RET
+
+// func dot32x16RowsAMX(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·dot32x16RowsAMX(SB), NOSPLIT, $0-65
+	LEAQ ·tileConfig+0(SB), AX
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x78; BYTE $0x49; BYTE $0x00 // LDTILECFG (AX)
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R8
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
+	MOVQ SI, R10
+	SHLQ $4, R10
+	MOVQ R9, DX
+	SHLQ $4, DX
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R8, BX
+	LEAQ (R13)(R10*1), CX
+	CMPB add+64(FP), $0
+	JEQ zero
+	BYTE $0xc4; BYTE $0xc2; BYTE $0x7b; BYTE $0x4b; BYTE $0x84; BYTE $0x35; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm0, 0(R13)(SI*1)
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x4b; BYTE $0x8c; BYTE $0x31; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm1, 0(CX)(SI*1)
+	JMP loop
+
+zero:
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xc0 // TILEZERO tmm0
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xc8 // TILEZERO tmm1
+
+loop:
+	BYTE $0xc4; BYTE $0xa2; BYTE $0x7b; BYTE $0x4b; BYTE $0xb4; BYTE $0x0b; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm6, 0(BX)(R9*1)
+	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xbc; BYTE $0x23; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm7, 0(R11)(R12*1)
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x42; BYTE $0x5c; BYTE $0xc6 // TDPBF16PS tmm0, tmm6, tmm7
+	ADDQ DX, BX
+	BYTE $0xc4; BYTE $0xa2; BYTE $0x7b; BYTE $0x4b; BYTE $0xb4; BYTE $0x0b; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm6, 0(BX)(R9*1)
+	SUBQ DX, BX
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x42; BYTE $0x5c; BYTE $0xce // TDPBF16PS tmm1, tmm6, tmm7
+	ADDQ $64, BX
+	LEAQ (R11)(R12*8), R11
+	LEAQ (R11)(R12*8), R11
+	SUBQ $16, AX
+	JNZ loop
+	BYTE $0xc4; BYTE $0xc2; BYTE $0x7a; BYTE $0x4b; BYTE $0x84; BYTE $0x35; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILESTORED tmm0, 0(R13)(SI*1)
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7a; BYTE $0x4b; BYTE $0x8c; BYTE $0x31; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILESTORED tmm1, 0(CX)(SI*1)
+	LEAQ (R8)(DX*2), R8
+	LEAQ (R13)(R10*2), R13
+	DECQ DI
+	JNZ tile
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x78; BYTE $0x49; BYTE $0xc0 // TILERELEASE
+	RET
+
+// func dot16x48RowsAMX(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·dot16x48RowsAMX(SB), NOSPLIT, $0-65
+	LEAQ ·tileConfig+0(SB), AX
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x78; BYTE $0x49; BYTE $0x00 // LDTILECFG (AX)
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R8
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
+	MOVQ SI, R10
+	SHLQ $4, R10
+	MOVQ R9, DX
+	SHLQ $4, DX
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R8, BX
+	CMPB add+64(FP), $0
+	JEQ zero
+	BYTE $0xc4; BYTE $0xc2; BYTE $0x7b; BYTE $0x4b; BYTE $0x84; BYTE $0x35; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm0, 0(R13)(SI*1)
+	BYTE $0xc4; BYTE $0xc2; BYTE $0x7b; BYTE $0x4b; BYTE $0x8c; BYTE $0x35; BYTE $0x40; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm1, 64(R13)(SI*1)
+	BYTE $0xc4; BYTE $0xc2; BYTE $0x7b; BYTE $0x4b; BYTE $0x94; BYTE $0x35; BYTE $0x80; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm2, 128(R13)(SI*1)
+	JMP loop
+
+zero:
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xc0 // TILEZERO tmm0
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xc8 // TILEZERO tmm1
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xd0 // TILEZERO tmm2
+
+loop:
+	BYTE $0xc4; BYTE $0xa2; BYTE $0x7b; BYTE $0x4b; BYTE $0xb4; BYTE $0x0b; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm6, 0(BX)(R9*1)
+	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xbc; BYTE $0x23; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm7, 0(R11)(R12*1)
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x42; BYTE $0x5c; BYTE $0xc6 // TDPBF16PS tmm0, tmm6, tmm7
+	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xbc; BYTE $0x23; BYTE $0x40; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm7, 64(R11)(R12*1)
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x42; BYTE $0x5c; BYTE $0xce // TDPBF16PS tmm1, tmm6, tmm7
+	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xbc; BYTE $0x23; BYTE $0x80; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm7, 128(R11)(R12*1)
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x42; BYTE $0x5c; BYTE $0xd6 // TDPBF16PS tmm2, tmm6, tmm7
+	ADDQ $64, BX
+	LEAQ (R11)(R12*8), R11
+	LEAQ (R11)(R12*8), R11
+	SUBQ $16, AX
+	JNZ loop
+	BYTE $0xc4; BYTE $0xc2; BYTE $0x7a; BYTE $0x4b; BYTE $0x84; BYTE $0x35; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILESTORED tmm0, 0(R13)(SI*1)
+	BYTE $0xc4; BYTE $0xc2; BYTE $0x7a; BYTE $0x4b; BYTE $0x8c; BYTE $0x35; BYTE $0x40; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILESTORED tmm1, 64(R13)(SI*1)
+	BYTE $0xc4; BYTE $0xc2; BYTE $0x7a; BYTE $0x4b; BYTE $0x94; BYTE $0x35; BYTE $0x80; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILESTORED tmm2, 128(R13)(SI*1)
+	LEAQ (R8)(DX*1), R8
+	LEAQ (R13)(R10*1), R13
+	DECQ DI
+	JNZ tile
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x78; BYTE $0x49; BYTE $0xc0 // TILERELEASE
+	RET
+
+// func dot16x32RowsAMX(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·dot16x32RowsAMX(SB), NOSPLIT, $0-65
+	LEAQ ·tileConfig+0(SB), AX
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x78; BYTE $0x49; BYTE $0x00 // LDTILECFG (AX)
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R8
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
+	MOVQ SI, R10
+	SHLQ $4, R10
+	MOVQ R9, DX
+	SHLQ $4, DX
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R8, BX
+	CMPB add+64(FP), $0
+	JEQ zero
+	BYTE $0xc4; BYTE $0xc2; BYTE $0x7b; BYTE $0x4b; BYTE $0x84; BYTE $0x35; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm0, 0(R13)(SI*1)
+	BYTE $0xc4; BYTE $0xc2; BYTE $0x7b; BYTE $0x4b; BYTE $0x8c; BYTE $0x35; BYTE $0x40; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm1, 64(R13)(SI*1)
+	JMP loop
+
+zero:
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xc0 // TILEZERO tmm0
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xc8 // TILEZERO tmm1
+
+loop:
+	BYTE $0xc4; BYTE $0xa2; BYTE $0x7b; BYTE $0x4b; BYTE $0xb4; BYTE $0x0b; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm6, 0(BX)(R9*1)
+	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xbc; BYTE $0x23; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm7, 0(R11)(R12*1)
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x42; BYTE $0x5c; BYTE $0xc6 // TDPBF16PS tmm0, tmm6, tmm7
+	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xbc; BYTE $0x23; BYTE $0x40; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm7, 64(R11)(R12*1)
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x42; BYTE $0x5c; BYTE $0xce // TDPBF16PS tmm1, tmm6, tmm7
+	ADDQ $64, BX
+	LEAQ (R11)(R12*8), R11
+	LEAQ (R11)(R12*8), R11
+	SUBQ $16, AX
+	JNZ loop
+	BYTE $0xc4; BYTE $0xc2; BYTE $0x7a; BYTE $0x4b; BYTE $0x84; BYTE $0x35; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILESTORED tmm0, 0(R13)(SI*1)
+	BYTE $0xc4; BYTE $0xc2; BYTE $0x7a; BYTE $0x4b; BYTE $0x8c; BYTE $0x35; BYTE $0x40; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILESTORED tmm1, 64(R13)(SI*1)
+	LEAQ (R8)(DX*1), R8
+	LEAQ (R13)(R10*1), R13
+	DECQ DI
+	JNZ tile
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x78; BYTE $0x49; BYTE $0xc0 // TILERELEASE
+	RET
+
+// func dot16x16RowsAMX(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·dot16x16RowsAMX(SB), NOSPLIT, $0-65
+	LEAQ ·tileConfig+0(SB), AX
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x78; BYTE $0x49; BYTE $0x00 // LDTILECFG (AX)
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R8
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
+	MOVQ SI, R10
+	SHLQ $4, R10
+	MOVQ R9, DX
+	SHLQ $4, DX
+
+tile:
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	MOVQ R8, BX
+	CMPB add+64(FP), $0
+	JEQ zero
+	BYTE $0xc4; BYTE $0xc2; BYTE $0x7b; BYTE $0x4b; BYTE $0x84; BYTE $0x35; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm0, 0(R13)(SI*1)
+	JMP loop
+
+zero:
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xc0 // TILEZERO tmm0
+
+loop:
+	BYTE $0xc4; BYTE $0xa2; BYTE $0x7b; BYTE $0x4b; BYTE $0xb4; BYTE $0x0b; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm6, 0(BX)(R9*1)
+	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xbc; BYTE $0x23; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm7, 0(R11)(R12*1)
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x42; BYTE $0x5c; BYTE $0xc6 // TDPBF16PS tmm0, tmm6, tmm7
+	ADDQ $64, BX
+	LEAQ (R11)(R12*8), R11
+	LEAQ (R11)(R12*8), R11
+	SUBQ $16, AX
+	JNZ loop
+	BYTE $0xc4; BYTE $0xc2; BYTE $0x7a; BYTE $0x4b; BYTE $0x84; BYTE $0x35; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILESTORED tmm0, 0(R13)(SI*1)
+	LEAQ (R8)(DX*1), R8
+	LEAQ (R13)(R10*1), R13
+	DECQ DI
+	JNZ tile
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x78; BYTE $0x49; BYTE $0xc0 // TILERELEASE
+	RET
+
+// func dotAMX(rounds int)
+TEXT ·dotAMX(SB), NOSPLIT, $0-8
+	MOVQ rounds+0(FP), AX
+	LEAQ ·tileConfig+0(SB), BX
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x78; BYTE $0x49; BYTE $0x03 // LDTILECFG (BX)
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xc0 // TILEZERO tmm0
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xc8 // TILEZERO tmm1
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xd0 // TILEZERO tmm2
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xd8 // TILEZERO tmm3
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xe0 // TILEZERO tmm4
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xe8 // TILEZERO tmm5
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xf0 // TILEZERO tmm6
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xf8 // TILEZERO tmm7
+
+loop:
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x4a; BYTE $0x5c; BYTE $0xc4 // TDPBF16PS tmm0, tmm4, tmm6
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x42; BYTE $0x5c; BYTE $0xcc // TDPBF16PS tmm1, tmm4, tmm7
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x4a; BYTE $0x5c; BYTE $0xd5 // TDPBF16PS tmm2, tmm5, tmm6
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x42; BYTE $0x5c; BYTE $0xdd // TDPBF16PS tmm3, tmm5, tmm7
+	DECQ AX
+	JNZ loop
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x78; BYTE $0x49; BYTE $0xc0 // TILERELEASE
 	RET

@@ -1,0 +1,525 @@
+package anchor
+
+import (
+	"math"
+	"math/bits"
+	"slices"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"github.com/anchorattention/anchor/internal/kernel"
+)
+
+// The executor computes scores as keys × rows: keys are read as they lie, queries are packed once a group, the softmax
+// runs down columns, and its weights are what the product with the values wants, whose sums stand as dims × rows. Rows
+// come in tiles and keys in blocks; a block is brought in once for all tiles of a group.
+
+const (
+	lanes = kernel.Lanes
+	// tileRows query rows meet blockKeys keys at a time: their scores and the rows' packed queries (24 KiB each at
+	// dim 128) stay near the first-level cache while the keys and values (64 KiB each) stream from the second.
+	// 48 rows are whole tiles of every level's matrix product.
+	tileRows  = 48
+	blockKeys = 128
+	// stateRows rows, at dim 128 some 2 MiB of queries and sums, go through all keys of a range before the next do, so
+	// that what changes with every block stays in the second-level cache.
+	stateRows = 43 * tileRows
+	// slack is how far, in powers of two, scores may rise above the reference of the exponentials before sums
+	// are rescaled to a new one. 2^8 leaves single precision all the room it needs.
+	slack = 8
+)
+
+// A worker is one goroutine's scratch memory, kept for later calls, and its account of time.
+type worker struct {
+	kernels *kernel.Set
+	stop    *atomic.Bool
+	scale   float64 // turns q·k into a logit in powers of two
+	costs   *Costs
+
+	// Of the call: whether queries, keys and values are multiplied as pairs of bfloat16s.
+	inPairs   bool
+	scoreUnit float32 // turns scores into logits in powers of two: 1 where queries are scaled
+
+	// Of the rows of the current group:
+	pos    []int32   // absolute positions
+	tops   []Span    // of each tile, the first position and the one after the last
+	q      []float32 // queries, scaled, in tiles of [dim][tileRows]
+	qPairs []uint32  // or as they are, in tiles of [depth][tileRows]
+	acc    []float32 // sums of weighted values, in tiles of [dim padded][tileRows]
+	top    []float32 // largest logit so far
+	base   []float32 // reference of the exponentials
+	sum    []float32 // sum of the exponentials
+
+	tile    []float32 // scores of a tile, [blockKeys][tileRows]
+	weights []uint32  // its weights in pairs, [blockKeys/2][tileRows]
+	factor  [tileRows]float32
+
+	// Keys and values that do not lie as the kernels want them.
+	kbuf, vbuf            []float32
+	kPairs, vPairs        []uint16
+	packedValues, packing []uint32
+
+	row       []float32
+	pool      []float32
+	high, low []uint32
+	anchors   []float32
+	scores    []float32
+	stripes   [][]int32
+	scattered []int32
+
+	stage Stage
+	since time.Time
+	spent [NumStages]time.Duration
+}
+
+// grow returns a slice of n elements of arbitrary content, kept at *buf for the next time and aligned to 64 bytes:
+// vectors that cross the lines of a cache take twice as long.
+func grow[T any](buf *[]T, n int) []T {
+	if cap(*buf) < n {
+		const line = 64
+		size := int(unsafe.Sizeof(*new(T)))
+		all := make([]T, n+line/size)
+		skip := 0
+		for skip < line/size && uintptr(unsafe.Pointer(&all[skip]))%line != 0 {
+			skip++
+		}
+		*buf = all[skip : skip+n : skip+n]
+	}
+	*buf = (*buf)[:n]
+	return *buf
+}
+
+func padded(n, multiple int) int { return (n + multiple - 1) / multiple * multiple }
+
+func (w *worker) stopped() bool { return w.stop.Load() }
+
+// enter accounts the time since the last call to the stage that was current, and makes s current.
+func (w *worker) enter(s Stage) {
+	now := time.Now()
+	w.spent[w.stage] += now.Sub(w.since)
+	w.stage, w.since = s, now
+}
+
+// depth returns how many pairs a row of queries or keys is padded to.
+func (w *worker) depth(dim int) int { return padded((dim+1)/2, w.kernels.PairDepth()) }
+
+// width returns how many rows of sums a tile has.
+func width(dim int) int { return padded(dim, lanes) }
+
+// load prepares the worker for rows of g that stand at the given positions, ascending and the same ones for each head.
+func (w *worker) load(g *Group, positions int, position func(i int) int) {
+	heads, dim := g.NumHeads, g.Dim
+	g.worker = w
+	g.rows, g.stride = positions, positions
+	if g.PerHead {
+		g.stride = padded(positions, tileRows)
+	}
+	rows := padded((heads-1)*g.stride+positions, tileRows)
+	pos := grow(&w.pos, rows)
+	tops := grow(&w.tops, rows/tileRows)
+	w.choose(g)
+	for first := 0; first < rows; first += tileRows {
+		for i := range tileRows {
+			// Rows of padding repeat the last one's position.
+			h := min((first+i)/g.stride, heads-1)
+			pos[first+i] = int32(position(min(first+i-h*g.stride, positions-1)))
+		}
+		tile := pos[first : first+tileRows]
+		tops[first/tileRows] = Span{int(slices.Min(tile)), int(slices.Max(tile)) + 1}
+	}
+	if w.inPairs {
+		w.loadPairs(g, rows)
+	} else {
+		q, tile := grow(&w.q, rows*dim), grow(&w.row, tileRows*dim)
+		for first := 0; first < rows; first += tileRows {
+			clear(tile)
+			for i := range g.held(first) {
+				head, row := g.at(first + i)
+				g.seq.Q.read(w.kernels, tile[i*dim:(i+1)*dim], head, row)
+			}
+			w.kernels.Scale(tile, tile, float32(w.scale))
+			kernel.Transpose(w.kernels, tileRows, dim, tile, dim, q[first*dim:], tileRows)
+		}
+	}
+	clear(grow(&w.acc, rows*width(dim)))
+	clear(grow(&w.sum, rows))
+	for i, top, base := 0, grow(&w.top, rows), grow(&w.base, rows); i < rows; i++ {
+		top[i] = -inf
+		base[i] = -math.MaxFloat32
+	}
+	grow(&w.tile, blockKeys*tileRows)
+}
+
+// choose decides how the group's products are computed: bfloat16 inputs as pairs where the kernels can.
+func (w *worker) choose(g *Group) {
+	w.inPairs, w.scoreUnit = false, 1
+	scale := float32(math.Abs(w.scale))
+	const least = 0x1p-126
+	if w.kernels.Pairs() && scale >= least && scale <= math.MaxFloat32 &&
+		g.seq.Q.dtype == BFloat16 && g.seq.K.dtype == BFloat16 && g.seq.V.dtype == BFloat16 {
+		w.inPairs, w.scoreUnit = true, scale
+	}
+}
+
+// loadPairs packs the group's queries as pairs, negated where the scale is.
+func (w *worker) loadPairs(g *Group, rows int) {
+	depth := w.depth(g.Dim)
+	q := grow(&w.qPairs, rows*depth)
+	tile := grow(&w.packing, max(tileRows*depth, blockKeys/2*width(g.Dim)))[:tileRows*depth]
+	for first := 0; first < rows; first += tileRows {
+		clear(tile)
+		for i := range g.held(first) {
+			head, row := g.at(first + i)
+			_, x, _ := g.seq.Q.run(head, row)
+			copy(unsafe.Slice((*uint16)(unsafe.Pointer(&tile[i*depth])), g.Dim), x)
+		}
+		if w.scale < 0 {
+			for i := range tile {
+				tile[i] ^= 0x80008000
+			}
+		}
+		kernel.Transpose(w.kernels, tileRows, depth, tile, depth, q[first*depth:], tileRows)
+	}
+	grow(&w.weights, blockKeys/2*tileRows)
+}
+
+// at returns the head and the row of the tensors that the worker's row i, which is none of padding, stands for.
+func (g *Group) at(i int) (head, row int) {
+	return g.FirstHead + i/g.stride, int(g.worker.pos[i]) - g.First()
+}
+
+// A block is up to blockKeys keys and, unless only scores are wanted, their values.
+type block struct {
+	n          int
+	all        bool  // every row sees every key; otherwise
+	first      int   // the first key's position, the others following
+	band       Band  // and what each row sees of them,
+	dropped    []int // but for these, which nobody sees
+	withValues bool
+
+	k, v         []float32
+	kstep, vstep int
+	kPairs       []uint16 // or, in pairs, keys,
+	values       []uint32 // and values as packed
+	checked      bool     // values are known to be finite but for
+	apart        []apart  // these, which are zero in v or values
+}
+
+// An apart is a value that is not finite.
+type apart struct {
+	key, dim int
+	value    float32
+}
+
+// seen returns which of the block's keys the row at position p sees: [from, to), empty if to ≤ from.
+func (b *block) seen(p int) (from, to int) {
+	if b.all {
+		return 0, b.n
+	}
+	return max(p-b.band.Far-b.first, 0), min(p-b.band.Near-b.first+1, b.n)
+}
+
+// attendRange attends to the keys [j, end), as far as they lie in each row's band.
+func (w *worker) attendRange(g *Group, j, end int, band Band, withValues bool, from, to int) {
+	for ; from < to; from += stateRows {
+		for j := j; j < end && !w.stopped(); {
+			b := w.span(g, j, end, band, withValues)
+			w.attendBlock(g, &b, from, min(from+stateRows, to))
+			j += b.n
+		}
+	}
+}
+
+// attendStripes attends to single keys, gathered or, where many lie together, with those between them masked.
+func (w *worker) attendStripes(g *Group, stage Stage, keys []int32, from, to int) {
+	rows := min(to-from, g.NumHeads*g.rows)
+	scattered := grow(&w.scattered, blockKeys)[:0]
+	flush := func() {
+		w.enter(StageGather)
+		b := w.gather(g, scattered)
+		w.enter(stage)
+		w.attendBlock(g, &b, from, to)
+		scattered = scattered[:0]
+	}
+	for len(keys) > 0 && !w.stopped() {
+		// The stripes of one aligned block.
+		first := int(keys[0]) / blockKeys * blockKeys
+		n, _ := slices.BinarySearch(keys, int32(first+blockKeys))
+		some := keys[:n]
+		keys = keys[n:]
+		if end := min(first+blockKeys, g.From); w.costs.contiguous(w.inPairs, rows, n, end-first) {
+			b := w.span(g, first, end, Band{0, maxPosition}, true)
+			for j := range int32(b.n) {
+				if _, wanted := slices.BinarySearch(some, int32(first)+j); !wanted {
+					b.dropped = append(b.dropped, int(j))
+				}
+			}
+			w.attendBlock(g, &b, from, to)
+			continue
+		}
+		for len(some) > 0 {
+			n := min(len(some), blockKeys-len(scattered))
+			scattered, some = append(scattered, some[:n]...), some[n:]
+			if len(scattered) == blockKeys {
+				flush()
+			}
+		}
+	}
+	if len(scattered) > 0 && !w.stopped() {
+		flush()
+	}
+}
+
+// span brings in a block of keys from position j on, as they lie where that will do.
+func (w *worker) span(g *Group, j, end int, band Band, withValues bool) block {
+	k, v := &g.seq.K, &g.seq.V
+	k32, k16, kRows := k.run(g.KVHead, j)
+	v32, v16, vRows := v.run(g.KVHead, j)
+	n := min(end-j, blockKeys)
+	b := block{n: n, first: j, band: band, withValues: withValues}
+	row := func(i int) int { return j + i }
+	if w.inPairs {
+		if b.kPairs, b.kstep = k16, k.rowStep; kRows < n || g.Dim%(2*w.kernels.PairDepth()) != 0 || n%w.kernels.PairRows() != 0 {
+			b.kPairs, b.kstep = w.copyPairs(&w.kPairs, g, k, 2*w.depth(g.Dim), n, row)
+		}
+		if withValues {
+			vstep := v.rowStep
+			if vRows < n || g.Dim%lanes != 0 {
+				v16, vstep = w.copyPairs(&w.vPairs, g, v, width(g.Dim), n, row)
+			}
+			w.pack(g, &b, v16, vstep)
+		}
+		return b
+	}
+	if b.k, b.kstep = k32, k.rowStep; k32 == nil || kRows < n {
+		b.k, b.kstep = w.copyRows(&w.kbuf, g, k, n, row)
+	}
+	if b.v, b.vstep = v32, v.rowStep; withValues && (v32 == nil || vRows < n) {
+		b.v, b.vstep = w.copyRows(&w.vbuf, g, v, n, row)
+	}
+	return b
+}
+
+// gather brings in a block of single keys.
+func (w *worker) gather(g *Group, keys []int32) block {
+	b := block{n: len(keys), all: true, withValues: true}
+	row := func(i int) int { return int(keys[i]) }
+	if w.inPairs {
+		b.kPairs, b.kstep = w.copyPairs(&w.kPairs, g, &g.seq.K, 2*w.depth(g.Dim), b.n, row)
+		v, vstep := w.copyPairs(&w.vPairs, g, &g.seq.V, width(g.Dim), b.n, row)
+		w.pack(g, &b, v, vstep)
+		return b
+	}
+	b.k, b.kstep = w.copyRows(&w.kbuf, g, &g.seq.K, b.n, row)
+	b.v, b.vstep = w.copyRows(&w.vbuf, g, &g.seq.V, b.n, row)
+	return b
+}
+
+// copyRows gathers n rows of t in buf, as single-precision numbers.
+func (w *worker) copyRows(buf *[]float32, g *Group, t *Tensor, n int, row func(i int) int) (rows []float32, step int) {
+	out := grow(buf, blockKeys*g.Dim)
+	for i := range n {
+		t.read(w.kernels, out[i*g.Dim:(i+1)*g.Dim], g.KVHead, row(i))
+	}
+	return out, g.Dim
+}
+
+// copyPairs gathers n rows of t in buf, zero-padded to step numbers and to whole tiles of rows.
+func (w *worker) copyPairs(buf *[]uint16, g *Group, t *Tensor, step, n int, row func(i int) int) ([]uint16, int) {
+	out := grow(buf, blockKeys*step)
+	for i := range n {
+		_, x, _ := t.run(g.KVHead, row(i))
+		dst := out[i*step : (i+1)*step]
+		copy(dst, x[:g.Dim])
+		clear(dst[g.Dim:])
+	}
+	clear(out[n*step : padded(n, w.kernels.PairRows())*step])
+	return out, step
+}
+
+// pack packs a block's values.
+func (w *worker) pack(g *Group, b *block, v []uint16, step int) {
+	size := blockKeys / 2 * width(g.Dim)
+	b.values = grow(&w.packedValues, size)
+	b.checked = w.kernels.PackValues(b.n, width(g.Dim), padded((b.n+1)/2, w.kernels.PairDepth()), v, step, b.values, grow(&w.packing, max(size, tileRows*w.depth(g.Dim))))
+}
+
+// attendBlock continues the softmax of the group's rows [from, to), whole tiles, over a block.
+func (w *worker) attendBlock(g *Group, b *block, from, to int) {
+	dim, width := g.Dim, width(g.Dim)
+	for r := from; r < to; r += tileRows {
+		columns := padded(g.held(r), lanes)
+		// The tile as a whole sees keys up to n; masked tells whether some row does not see some of them.
+		tops := w.tops[r/tileRows]
+		start, seenByFirst := b.seen(tops.From)
+		seenFrom, n := b.seen(tops.To - 1)
+		if start >= n {
+			continue
+		}
+		top, base, sum, acc := w.top[r:r+tileRows], w.base[r:r+tileRows], w.sum[r:r+tileRows], w.acc[r*width:(r+tileRows)*width]
+		w.score(g, b, r, n, columns)
+		masked := seenByFirst < n || seenFrom > 0
+		if masked {
+			skip := 0
+			if seenFrom <= 0 { // keys that all rows see need no look
+				skip = max(seenByFirst, 0)
+			}
+			w.kernels.Mask(n-skip, columns, w.tile[skip*tileRows:], tileRows, w.pos[r:], b.first+skip, b.band.Far, b.band.Near)
+		}
+		for _, j := range b.dropped {
+			for i := range columns {
+				w.tile[j*tileRows+i] = -inf
+			}
+		}
+		if !b.checked && b.withValues && (masked || n < b.n || b.dropped != nil) {
+			w.setApart(g, b)
+		}
+		if raised := w.kernels.ColMax(n, columns, w.tile, tileRows, w.scoreUnit, slack, top, base); raised != 0 {
+			w.raise(r, raised, n, columns, width)
+		}
+		switch {
+		case !b.withValues:
+			w.kernels.ExpSum(n, columns, w.tile, tileRows, w.scoreUnit, base, sum)
+			continue
+		case w.inPairs:
+			depth := padded((n+1)/2, w.kernels.PairDepth())
+			w.kernels.ExpPairs(n, columns, w.tile, tileRows, w.scoreUnit, base, sum, w.weights, tileRows)
+			w.kernels.GemmValues(width, columns, depth, padded((b.n+1)/2, w.kernels.PairDepth()), b.values, w.weights, tileRows, acc, tileRows)
+		default:
+			w.kernels.ExpSum(n, columns, w.tile, tileRows, 1, base, sum)
+			w.kernels.Gemm(dim, columns, n, b.v, 1, b.vstep, w.tile, tileRows, acc, tileRows, true)
+		}
+		if len(b.apart) > 0 {
+			w.attendApart(g, b, r)
+		}
+	}
+}
+
+// score computes the scores of the tile at row r and the block's first n keys.
+func (w *worker) score(g *Group, b *block, r, n, columns int) {
+	if w.inPairs {
+		depth := w.depth(g.Dim)
+		w.kernels.GemmPairs(padded(n, w.kernels.PairRows()), columns, depth, b.kPairs, b.kstep, w.qPairs[r*depth:], tileRows, w.tile, tileRows, false)
+		return
+	}
+	w.kernels.Gemm(n, columns, g.Dim, b.k, b.kstep, 1, w.q[r*g.Dim:], tileRows, w.tile, tileRows, false)
+}
+
+// raise moves the references of the exponentials of raised rows, of the tile at row r, to their largest logits.
+func (w *worker) raise(r int, raised uint64, n, columns, width int) {
+	scale := false
+	for i := range w.factor {
+		w.factor[i] = 1
+	}
+	for ; raised != 0; raised &= raised - 1 {
+		i := bits.TrailingZeros64(raised)
+		t, old := w.top[r+i], w.base[r+i]
+		if t == inf && hasNaN(w.sum[r+i], old, w.tile[i:], n) {
+			w.top[r+i] = float32(math.NaN())
+		}
+		if !(t > old+slack) {
+			continue
+		}
+		if w.base[r+i] = t; old != -math.MaxFloat32 { // else there are nothing but zeros so far
+			w.factor[i] = float32(math.Exp2(float64(old) - float64(t)))
+			w.sum[r+i] *= w.factor[i]
+			scale = true
+		}
+	}
+	if scale {
+		w.kernels.ScaleCols(width, columns, w.acc[r*width:], tileRows, w.factor[:])
+	}
+}
+
+// hasNaN tells whether a row with an infinite logit has met a NaN too, in the sum of earlier blocks or in the n
+// scores of this one: the maximum that the kernels keep passes over a NaN, and the sum is one in either case.
+func hasNaN(sum, base float32, scores []float32, n int) bool {
+	if sum != sum && base != inf {
+		return true
+	}
+	for j := range n {
+		if s := scores[j*tileRows]; s != s {
+			return true
+		}
+	}
+	return false
+}
+
+// setApart finds the values of a block, which is a span, that are not finite: a weight of zero would turn the infinite
+// value of a key that a row does not see into NaN. It leaves zeros in their place, and attendApart adds them to the rows
+// that see them.
+func (w *worker) setApart(g *Group, b *block) {
+	b.checked = true
+	at := func(i int) int { return b.first + i }
+	if w.inPairs {
+		v, step := w.copyPairs(&w.vPairs, g, &g.seq.V, width(g.Dim), b.n, at)
+		const exponent = 0x7f80
+		for i, x := range v[:b.n*step] {
+			if x&exponent == exponent {
+				b.apart = append(b.apart, apart{i / step, i % step, math.Float32frombits(uint32(x) << 16)})
+				v[i] = 0
+			}
+		}
+		w.pack(g, b, v, step)
+		return
+	}
+	finite := true
+	for i := range b.n {
+		finite = finite && w.kernels.Finite(b.v[i*b.vstep:][:g.Dim])
+	}
+	if finite {
+		return
+	}
+	b.v, b.vstep = w.copyRows(&w.vbuf, g, &g.seq.V, b.n, at)
+	for i, x := range b.v[:b.n*b.vstep] {
+		if x-x != 0 {
+			b.apart = append(b.apart, apart{i / b.vstep, i % b.vstep, x})
+			b.v[i] = 0
+		}
+	}
+}
+
+// attendApart adds the weighted values set apart to the tile at row r.
+func (w *worker) attendApart(g *Group, b *block, r int) {
+	acc := w.acc[r*width(g.Dim):]
+	for _, x := range b.apart {
+		for i := range g.held(r) {
+			if from, to := b.seen(int(w.pos[r+i])); x.key < from || x.key >= to || slices.Contains(b.dropped, x.key) {
+				continue
+			}
+			weight := w.tile[x.key*tileRows+i]
+			if w.inPairs {
+				weight = math.Float32frombits(w.weights[x.key/2*tileRows+i] >> (x.key % 2 * 16) << 16)
+			}
+			acc[x.dim*tileRows+i] += weight * x.value
+		}
+	}
+}
+
+// finish divides, writes the group's outputs and returns how many rows are not finite.
+func (g *Group) finish() (notFinite int64) {
+	w, width := g.worker, width(g.Dim)
+	rows := grow(&w.row, tileRows*width)
+	for r := 0; r < len(w.pos); r += tileRows {
+		held := g.held(r)
+		kernel.Transpose(w.kernels, width, held, w.acc[r*width:], tileRows, rows, width)
+		for i := range held {
+			head, row := g.at(r + i)
+			out, _, _ := g.seq.O.run(head, row)
+			if !w.kernels.Scale(out[:g.Dim], rows[i*width:][:g.Dim], 1/w.sum[r+i]) {
+				notFinite++
+			}
+			if g.seq.LSE.dtype != 0 {
+				lse, _, _ := g.seq.LSE.run(head, row)
+				lse[0] = w.lse(r + i)
+			}
+		}
+	}
+	return notFinite
+}
+
+// lse returns the log-sum-exp of row i in nats.
+func (w *worker) lse(i int) float32 {
+	return float32((float64(w.base[i]) + math.Log2(float64(w.sum[i]))) * math.Ln2)
+}

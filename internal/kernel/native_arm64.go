@@ -1,0 +1,22 @@
+//go:build !purego
+
+package kernel
+
+// laneBits is a bit for each column; the assembly reads it.
+var laneBits = [Lanes]uint16{1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768}
+
+// native returns the level that every machine can run.
+func native() []*Set {
+	return []*Set{{
+		name: "neon",
+		tiles: []tiles{{16, []tile{
+			{6, gemm6x16RowsNEON, gemm6x16ColsNEON},
+			{4, gemm4x16RowsNEON, gemm4x16ColsNEON},
+			{2, gemm2x16RowsNEON, gemm2x16ColsNEON},
+			{1, gemm1x16RowsNEON, gemm1x16ColsNEON},
+		}}},
+		colMax: colMaxNEON, expSum: expSumNEON, mask: maskNEON, sel: selectNEON, transpose: transposeNEON,
+		scale: scaleNEON, scaleCols: scaleColsNEON, add: addNEON, finite: finiteNEON, bf16: bf16NEON, f16: f16NEON,
+		fma: fmaNEON, flops: 2 * 4 * 48,
+	}}
+}

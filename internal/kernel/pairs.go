@@ -1,0 +1,104 @@
+package kernel
+
+import (
+	"fmt"
+	"unsafe"
+)
+
+// Pairs reports whether the level has the kernels on pairs of bfloat16s: GemmPairs, GemmValues, PackValues, ExpPairs and
+// Dot. PairRows and PairDepth say how they want matrices padded.
+func (s *Set) Pairs() bool { return s.pairs != nil }
+
+// PairRows is the number of rows of a that GemmPairs takes at once: row counts are multiples of it.
+func (s *Set) PairRows() int { return s.pairs.rows }
+
+// PairDepth is what numbers of pairs that are summed over are multiples of.
+func (s *Set) PairDepth() int { return s.pairs.depth }
+
+// GemmPairs computes the m×n matrix c = a·b, or c += a·b when add is set, over the k pairs of a row of a, which start
+// at a[i*lda], and b[p*ldb+j]. n is a multiple of Lanes, m of PairRows and k of PairDepth.
+func (s *Set) GemmPairs(m, n, k int, a []uint16, lda int, b []uint32, ldb int, c []float32, ldc int, add bool) {
+	if s.emptyPairs("GemmPairs", m, n, k) {
+		return
+	}
+	_ = a[(m-1)*lda+2*k-1]
+	_ = b[(k-1)*ldb+n-1]
+	_ = c[(m-1)*ldc+n-1]
+	multiply(s.pairs.tiles, m, n, k, true, single(&a[0]), uintptr(lda)*2, uintptr(lda)*2, single(&b[0]), uintptr(ldb)*size, &c[0], uintptr(ldc)*size, add)
+}
+
+func (s *Set) emptyPairs(name string, m, n, k int) bool {
+	if m%s.pairs.rows != 0 || k == 0 || k%s.pairs.depth != 0 {
+		panic(fmt.Sprintf("kernel: %s with m = %d, k = %d", name, m, k))
+	}
+	return empty(name, m, n)
+}
+
+// single lets matrices of pairs pass where tiles want float32s: both are read 4 bytes at a time.
+func single[T uint16 | uint32 | float32](p *T) *float32 { return (*float32)(unsafe.Pointer(p)) }
+
+// PackValues packs the values of n ≤ 2·pairs keys, the dim numbers of key j from v[j*ldv] on, for GemmValues, with zeros
+// for keys that are missing, and reports whether all are finite. dim is a multiple of Lanes, pairs one of PairDepth; dst
+// holds pairs·dim pairs, and buf as many.
+func (s *Set) PackValues(n, dim, pairs int, v []uint16, ldv int, dst, buf []uint32) (finite bool) {
+	if dim%Lanes != 0 || pairs%s.pairs.depth != 0 || n < 1 || n > 2*pairs {
+		panic(fmt.Sprintf("kernel: PackValues with n = %d, dim = %d, pairs = %d", n, dim, pairs))
+	}
+	_, _, _ = v[(n-1)*ldv+dim-1], dst[pairs*dim-1], buf[pairs*dim-1]
+	to := dst
+	if s.pairs.byRows() {
+		to = buf
+	}
+	var zero [256]uint16
+	bad := uint32(0)
+	for p := range (n + 1) / 2 {
+		odd := zero[:dim]
+		if 2*p+1 < n {
+			odd = v[(2*p+1)*ldv:]
+		}
+		bad |= s.pairs.pair(dim, &to[p*dim], &v[2*p*ldv], &odd[0])
+	}
+	clear(to[(n+1)/2*dim : pairs*dim])
+	if s.pairs.byRows() {
+		for p := 0; p < pairs; p += Lanes {
+			s.transpose(dim, single(&buf[p*dim]), uintptr(dim)*size, single(&dst[p]), uintptr(pairs)*size)
+		}
+	}
+	return bad == 0
+}
+
+// GemmValues computes c[d*ldc+j] += Σ v[d][p]·w[p*ldw+j], over the pairs p of the values that PackValues packed into v and
+// for j in [0, n), n a multiple of Lanes. depth ≤ pairs, a multiple of PairDepth, is how many pairs are summed over.
+func (s *Set) GemmValues(dim, n, depth, pairs int, v []uint32, w []uint32, ldw int, c []float32, ldc int) {
+	if s.emptyPairs("GemmValues", dim, n, depth) {
+		return
+	}
+	_, _, _ = v[pairs*dim-1], w[(depth-1)*ldw+n-1], c[(dim-1)*ldc+n-1]
+	rows, ars, lda := false, 1, dim
+	if s.pairs.byRows() {
+		rows, ars, lda = true, pairs, pairs
+	}
+	multiply(s.pairs.tiles, dim, n, depth, rows, single(&v[0]), uintptr(ars)*size, uintptr(lda)*size, single(&w[0]), uintptr(ldw)*size, &c[0], uintptr(ldc)*size, true)
+}
+
+// ExpPairs is ExpSum that leaves x as it is and writes the weights, rounded to bfloat16, two rows to one row of pairs
+// at dst: dst[i/2*ldd+j]. The sums are those of the weights before rounding. Missing rows up to a multiple of
+// 2·PairDepth are written as zeros.
+func (s *Set) ExpPairs(rows, n int, x []float32, ld int, scale float32, m, l []float32, dst []uint32, ldd int) {
+	if empty("ExpPairs", rows, n) {
+		return
+	}
+	used := (rows + 1) / 2
+	pairs := (used + s.pairs.depth - 1) / s.pairs.depth * s.pairs.depth
+	_, _, _, _ = x[(rows-1)*ld+n-1], m[n-1], l[n-1], dst[(pairs-1)*ldd+n-1]
+	s.pairs.expPairs(rows, &x[0], uintptr(ld)*size, n, scale, &m[0], &l[0], &dst[0], uintptr(ldd)*size)
+	for p := used; p < pairs; p++ {
+		clear(dst[p*ldd : p*ldd+n])
+	}
+}
+
+// Dot is FMA for the product of pairs.
+func (s *Set) Dot(rounds int) (flops float64) {
+	s.pairs.dot(rounds)
+	return float64(rounds) * float64(s.pairs.flops)
+}
