@@ -1,0 +1,12 @@
+module github.com/anchorattention/anchor/bench/peers
+
+go 1.26
+
+require (
+	github.com/anchorattention/anchor v0.0.0
+	github.com/yalue/onnxruntime_go v1.27.0
+)
+
+require golang.org/x/sys v0.47.0 // indirect
+
+replace github.com/anchorattention/anchor => ../..
