@@ -17,18 +17,20 @@ import (
 
 const (
 	lanes = kernel.Lanes
-	// tileRows query rows meet blockKeys keys at a time: their scores and the rows' packed queries (24 KiB each at
-	// dim 128) stay near the first-level cache while the keys and values (64 KiB each) stream from the second.
-	// 48 rows are whole tiles of every level's matrix product.
-	tileRows  = 48
-	blockKeys = 128
-	// stateRows rows, at dim 128 some 2 MiB of queries and sums, go through all keys of a range before the next do, so
-	// that what changes with every block stays in the second-level cache.
-	stateRows = 43 * tileRows
 	// slack is how far, in powers of two, scores may rise above the reference of the exponentials before sums
 	// are rescaled to a new one. 2^8 leaves single precision all the room it needs.
 	slack = 8
+	// stateRows rows, with their queries and sums some 2 MiB at dim 128, go through all keys of a range before the next
+	// do, so that what changes with every block stays in the second-level cache.
+	stateRows = 2048
+	// mostRows is the most rows that a tile may have.
+	mostRows = 64
 )
+
+// inSingle is the tiling in single precision. 48 rows are whole tiles of every level's matrix product. Scores and the
+// rows' packed queries, 24 KiB each at dim 128, stay near the first-level cache while keys and values, 64 KiB each, stream
+// from the second.
+var inSingle = kernel.Tiling{TileRows: 48, BlockKeys: 128, StripKeys: 128}
 
 // A worker is one goroutine's scratch memory, kept for later calls, and its account of time.
 type worker struct {
@@ -38,22 +40,23 @@ type worker struct {
 	costs   *Costs
 
 	// Of the call: whether queries, keys and values are multiplied as pairs of bfloat16s.
-	inPairs   bool
+	inPairs bool
+	kernel.Tiling
 	scoreUnit float32 // turns scores into logits in powers of two: 1 where queries are scaled
 
 	// Of the rows of the current group:
 	pos    []int32   // absolute positions
 	tops   []Span    // of each tile, the first position and the one after the last
-	q      []float32 // queries, scaled, in tiles of [dim][tileRows]
-	qPairs []uint32  // or as they are, in tiles of [depth][tileRows]
-	acc    []float32 // sums of weighted values, in tiles of [dim padded][tileRows]
+	q      []float32 // queries, scaled, in tiles of [dim][TileRows]
+	qPairs []uint32  // or as they are, in tiles of [depth][TileRows]
+	acc    []float32 // sums of weighted values, in tiles of [dim padded][TileRows]
 	top    []float32 // largest logit so far
 	base   []float32 // reference of the exponentials
 	sum    []float32 // sum of the exponentials
 
-	tile    []float32 // scores of a tile, [blockKeys][tileRows]
-	weights []uint32  // its weights in pairs, [blockKeys/2][tileRows]
-	factor  [tileRows]float32
+	tile    []float32 // scores of a tile, [BlockKeys][TileRows]
+	weights []uint32  // its weights in pairs, [BlockKeys/2][TileRows]
+	factor  [mostRows]float32
 
 	// Keys and values that do not lie as the kernels want them.
 	kbuf, vbuf            []float32
@@ -111,35 +114,35 @@ func width(dim int) int { return padded(dim, lanes) }
 func (w *worker) load(g *Group, positions int, position func(i int) int) {
 	heads, dim := g.NumHeads, g.Dim
 	g.worker = w
+	w.choose(g)
 	g.rows, g.stride = positions, positions
 	if g.PerHead {
-		g.stride = padded(positions, tileRows)
+		g.stride = padded(positions, w.TileRows)
 	}
-	rows := padded((heads-1)*g.stride+positions, tileRows)
+	rows := padded((heads-1)*g.stride+positions, w.TileRows)
 	pos := grow(&w.pos, rows)
-	tops := grow(&w.tops, rows/tileRows)
-	w.choose(g)
-	for first := 0; first < rows; first += tileRows {
-		for i := range tileRows {
+	tops := grow(&w.tops, rows/w.TileRows)
+	for first := 0; first < rows; first += w.TileRows {
+		for i := range w.TileRows {
 			// Rows of padding repeat the last one's position.
 			h := min((first+i)/g.stride, heads-1)
 			pos[first+i] = int32(position(min(first+i-h*g.stride, positions-1)))
 		}
-		tile := pos[first : first+tileRows]
-		tops[first/tileRows] = Span{int(slices.Min(tile)), int(slices.Max(tile)) + 1}
+		tile := pos[first : first+w.TileRows]
+		tops[first/w.TileRows] = Span{int(slices.Min(tile)), int(slices.Max(tile)) + 1}
 	}
 	if w.inPairs {
 		w.loadPairs(g, rows)
 	} else {
-		q, tile := grow(&w.q, rows*dim), grow(&w.row, tileRows*dim)
-		for first := 0; first < rows; first += tileRows {
+		q, tile := grow(&w.q, rows*dim), grow(&w.row, w.TileRows*dim)
+		for first := 0; first < rows; first += w.TileRows {
 			clear(tile)
 			for i := range g.held(first) {
 				head, row := g.at(first + i)
 				g.seq.Q.read(w.kernels, tile[i*dim:(i+1)*dim], head, row)
 			}
 			w.kernels.Scale(tile, tile, float32(w.scale))
-			kernel.Transpose(w.kernels, tileRows, dim, tile, dim, q[first*dim:], tileRows)
+			kernel.Transpose(w.kernels, w.TileRows, dim, tile, dim, q[first*dim:], w.TileRows)
 		}
 	}
 	clear(grow(&w.acc, rows*width(dim)))
@@ -148,17 +151,17 @@ func (w *worker) load(g *Group, positions int, position func(i int) int) {
 		top[i] = -inf
 		base[i] = -math.MaxFloat32
 	}
-	grow(&w.tile, blockKeys*tileRows)
+	grow(&w.tile, w.BlockKeys*w.TileRows)
 }
 
 // choose decides how the group's products are computed: bfloat16 inputs as pairs where the kernels can.
 func (w *worker) choose(g *Group) {
-	w.inPairs, w.scoreUnit = false, 1
+	w.inPairs, w.Tiling, w.scoreUnit = false, inSingle, 1
 	scale := float32(math.Abs(w.scale))
 	const least = 0x1p-126
 	if w.kernels.Pairs() && scale >= least && scale <= math.MaxFloat32 &&
 		g.seq.Q.dtype == BFloat16 && g.seq.K.dtype == BFloat16 && g.seq.V.dtype == BFloat16 {
-		w.inPairs, w.scoreUnit = true, scale
+		w.inPairs, w.Tiling, w.scoreUnit = true, w.kernels.PairTiling(), scale
 	}
 }
 
@@ -166,8 +169,8 @@ func (w *worker) choose(g *Group) {
 func (w *worker) loadPairs(g *Group, rows int) {
 	depth := w.depth(g.Dim)
 	q := grow(&w.qPairs, rows*depth)
-	tile := grow(&w.packing, max(tileRows*depth, blockKeys/2*width(g.Dim)))[:tileRows*depth]
-	for first := 0; first < rows; first += tileRows {
+	tile := grow(&w.packing, max(w.TileRows*depth, w.BlockKeys/2*width(g.Dim)))[:w.TileRows*depth]
+	for first := 0; first < rows; first += w.TileRows {
 		clear(tile)
 		for i := range g.held(first) {
 			head, row := g.at(first + i)
@@ -179,9 +182,9 @@ func (w *worker) loadPairs(g *Group, rows int) {
 				tile[i] ^= 0x80008000
 			}
 		}
-		kernel.Transpose(w.kernels, tileRows, depth, tile, depth, q[first*depth:], tileRows)
+		kernel.Transpose(w.kernels, w.TileRows, depth, tile, depth, q[first*depth:], w.TileRows)
 	}
-	grow(&w.weights, blockKeys/2*tileRows)
+	grow(&w.weights, w.BlockKeys/2*w.TileRows)
 }
 
 // at returns the head and the row of the tensors that the worker's row i, which is none of padding, stands for.
@@ -222,10 +225,11 @@ func (b *block) seen(p int) (from, to int) {
 
 // attendRange attends to the keys [j, end), as far as they lie in each row's band.
 func (w *worker) attendRange(g *Group, j, end int, band Band, withValues bool, from, to int) {
-	for ; from < to; from += stateRows {
+	rows := padded(stateRows, w.TileRows)
+	for ; from < to; from += rows {
 		for j := j; j < end && !w.stopped(); {
 			b := w.span(g, j, end, band, withValues)
-			w.attendBlock(g, &b, from, min(from+stateRows, to))
+			w.attendBlock(g, &b, from, min(from+rows, to))
 			j += b.n
 		}
 	}
@@ -234,7 +238,7 @@ func (w *worker) attendRange(g *Group, j, end int, band Band, withValues bool, f
 // attendStripes attends to single keys, gathered or, where many lie together, with those between them masked.
 func (w *worker) attendStripes(g *Group, stage Stage, keys []int32, from, to int) {
 	rows := min(to-from, g.NumHeads*g.rows)
-	scattered := grow(&w.scattered, blockKeys)[:0]
+	scattered := grow(&w.scattered, w.BlockKeys)[:0]
 	flush := func() {
 		w.enter(StageGather)
 		b := w.gather(g, scattered)
@@ -244,11 +248,11 @@ func (w *worker) attendStripes(g *Group, stage Stage, keys []int32, from, to int
 	}
 	for len(keys) > 0 && !w.stopped() {
 		// The stripes of one aligned block.
-		first := int(keys[0]) / blockKeys * blockKeys
-		n, _ := slices.BinarySearch(keys, int32(first+blockKeys))
+		first := int(keys[0]) / w.BlockKeys * w.BlockKeys
+		n, _ := slices.BinarySearch(keys, int32(first+w.BlockKeys))
 		some := keys[:n]
 		keys = keys[n:]
-		if end := min(first+blockKeys, g.From); w.costs.contiguous(w.inPairs, rows, n, end-first) {
+		if end := min(first+w.BlockKeys, g.From); w.costs.contiguous(w.inPairs, rows, n, end-first) {
 			b := w.span(g, first, end, Band{0, maxPosition}, true)
 			for j := range int32(b.n) {
 				if _, wanted := slices.BinarySearch(some, int32(first)+j); !wanted {
@@ -259,9 +263,9 @@ func (w *worker) attendStripes(g *Group, stage Stage, keys []int32, from, to int
 			continue
 		}
 		for len(some) > 0 {
-			n := min(len(some), blockKeys-len(scattered))
+			n := min(len(some), w.BlockKeys-len(scattered))
 			scattered, some = append(scattered, some[:n]...), some[n:]
-			if len(scattered) == blockKeys {
+			if len(scattered) == w.BlockKeys {
 				flush()
 			}
 		}
@@ -276,7 +280,7 @@ func (w *worker) span(g *Group, j, end int, band Band, withValues bool) block {
 	k, v := &g.seq.K, &g.seq.V
 	k32, k16, kRows := k.run(g.KVHead, j)
 	v32, v16, vRows := v.run(g.KVHead, j)
-	n := min(end-j, blockKeys)
+	n := min(end-j, w.BlockKeys)
 	b := block{n: n, first: j, band: band, withValues: withValues}
 	row := func(i int) int { return j + i }
 	if w.inPairs {
@@ -318,7 +322,7 @@ func (w *worker) gather(g *Group, keys []int32) block {
 
 // copyRows gathers n rows of t in buf, as single-precision numbers.
 func (w *worker) copyRows(buf *[]float32, g *Group, t *Tensor, n int, row func(i int) int) (rows []float32, step int) {
-	out := grow(buf, blockKeys*g.Dim)
+	out := grow(buf, w.BlockKeys*g.Dim)
 	for i := range n {
 		t.read(w.kernels, out[i*g.Dim:(i+1)*g.Dim], g.KVHead, row(i))
 	}
@@ -327,7 +331,7 @@ func (w *worker) copyRows(buf *[]float32, g *Group, t *Tensor, n int, row func(i
 
 // copyPairs gathers n rows of t in buf, zero-padded to step numbers and to whole tiles of rows.
 func (w *worker) copyPairs(buf *[]uint16, g *Group, t *Tensor, step, n int, row func(i int) int) ([]uint16, int) {
-	out := grow(buf, blockKeys*step)
+	out := grow(buf, w.BlockKeys*step)
 	for i := range n {
 		_, x, _ := t.run(g.KVHead, row(i))
 		dst := out[i*step : (i+1)*step]
@@ -340,70 +344,98 @@ func (w *worker) copyPairs(buf *[]uint16, g *Group, t *Tensor, step, n int, row 
 
 // pack packs a block's values.
 func (w *worker) pack(g *Group, b *block, v []uint16, step int) {
-	size := blockKeys / 2 * width(g.Dim)
+	size := w.BlockKeys / 2 * width(g.Dim)
 	b.values = grow(&w.packedValues, size)
-	b.checked = w.kernels.PackValues(b.n, width(g.Dim), padded((b.n+1)/2, w.kernels.PairDepth()), v, step, b.values, grow(&w.packing, max(size, tileRows*w.depth(g.Dim))))
+	b.checked = w.kernels.PackValues(b.n, width(g.Dim), padded((b.n+1)/2, w.kernels.PairDepth()), v, step, b.values, grow(&w.packing, max(size, w.TileRows*w.depth(g.Dim))))
 }
 
 // attendBlock continues the softmax of the group's rows [from, to), whole tiles, over a block.
 func (w *worker) attendBlock(g *Group, b *block, from, to int) {
-	dim, width := g.Dim, width(g.Dim)
-	for r := from; r < to; r += tileRows {
+	width := width(g.Dim)
+	strip := w.StripKeys
+	if w.inPairs {
+		w.kernels.BeginPairs()
+		defer w.kernels.EndPairs()
+	}
+	for r := from; r < to; r += w.TileRows {
 		columns := padded(g.held(r), lanes)
 		// The tile as a whole sees keys up to n; masked tells whether some row does not see some of them.
-		tops := w.tops[r/tileRows]
+		tops := w.tops[r/w.TileRows]
 		start, seenByFirst := b.seen(tops.From)
 		seenFrom, n := b.seen(tops.To - 1)
 		if start >= n {
 			continue
 		}
-		top, base, sum, acc := w.top[r:r+tileRows], w.base[r:r+tileRows], w.sum[r:r+tileRows], w.acc[r*width:(r+tileRows)*width]
-		w.score(g, b, r, n, columns)
 		masked := seenByFirst < n || seenFrom > 0
-		if masked {
-			skip := 0
-			if seenFrom <= 0 { // keys that all rows see need no look
-				skip = max(seenByFirst, 0)
-			}
-			w.kernels.Mask(n-skip, columns, w.tile[skip*tileRows:], tileRows, w.pos[r:], b.first+skip, b.band.Far, b.band.Near)
-		}
-		for _, j := range b.dropped {
-			for i := range columns {
-				w.tile[j*tileRows+i] = -inf
-			}
-		}
 		if !b.checked && b.withValues && (masked || n < b.n || b.dropped != nil) {
 			w.setApart(g, b)
 		}
-		if raised := w.kernels.ColMax(n, columns, w.tile, tileRows, w.scoreUnit, slack, top, base); raised != 0 {
-			w.raise(r, raised, n, columns, width)
+		if seenFrom > 0 {
+			seenByFirst = 0
 		}
-		switch {
-		case !b.withValues:
-			w.kernels.ExpSum(n, columns, w.tile, tileRows, w.scoreUnit, base, sum)
-			continue
-		case w.inPairs:
-			depth := padded((n+1)/2, w.kernels.PairDepth())
-			w.kernels.ExpPairs(n, columns, w.tile, tileRows, w.scoreUnit, base, sum, w.weights, tileRows)
-			w.kernels.GemmValues(width, columns, depth, padded((b.n+1)/2, w.kernels.PairDepth()), b.values, w.weights, tileRows, acc, tileRows)
-		default:
-			w.kernels.ExpSum(n, columns, w.tile, tileRows, 1, base, sum)
-			w.kernels.Gemm(dim, columns, n, b.v, 1, b.vstep, w.tile, tileRows, acc, tileRows, true)
+		top, base, sum := w.top[r:r+w.TileRows], w.base[r:r+w.TileRows], w.sum[r:r+w.TileRows]
+		waiting := 0 // first key whose weight has not met its value
+		for from := 0; from < n; from += strip {
+			m := min(strip, n-from)
+			w.score(g, b, r, from, m, columns)
+			if skip := max(seenByFirst-from, 0); masked && skip < m { // keys that all rows see need no look
+				w.kernels.Mask(m-skip, columns, w.tile[skip*w.TileRows:], w.TileRows, w.pos[r:], b.first+from+skip, b.band.Far, b.band.Near)
+			}
+			for _, j := range b.dropped {
+				if j >= from && j < from+m {
+					row := w.tile[(j-from)*w.TileRows:][:columns]
+					for i := range row {
+						row[i] = -inf
+					}
+				}
+			}
+			if raised := w.kernels.ColMax(m, columns, w.tile, w.TileRows, w.scoreUnit, slack, top, base); raised != 0 {
+				if b.withValues && waiting < from {
+					w.addValues(g, b, r, waiting, from, columns)
+					waiting = from
+				}
+				w.raise(r, raised, m, columns, width)
+			}
+			if b.withValues && w.inPairs {
+				var next []uint16
+				if from+strip < n {
+					next = b.kPairs[(from+strip)*b.kstep:]
+				}
+				w.kernels.ExpPairs(m, columns, w.tile, w.TileRows, w.scoreUnit, base, sum, w.weights[from/2*w.TileRows:], w.TileRows, next, b.kstep)
+			} else {
+				w.kernels.ExpSum(m, columns, w.tile, w.TileRows, w.scoreUnit, base, sum)
+			}
 		}
-		if len(b.apart) > 0 {
-			w.attendApart(g, b, r)
+		if b.withValues {
+			w.addValues(g, b, r, waiting, n, columns)
+			if len(b.apart) > 0 {
+				w.attendApart(g, b, r)
+			}
 		}
 	}
 }
 
-// score computes the scores of the tile at row r and the block's first n keys.
-func (w *worker) score(g *Group, b *block, r, n, columns int) {
+// score computes the scores of the tile at row r and n keys of the block.
+func (w *worker) score(g *Group, b *block, r, from, n, columns int) {
 	if w.inPairs {
 		depth := w.depth(g.Dim)
-		w.kernels.GemmPairs(padded(n, w.kernels.PairRows()), columns, depth, b.kPairs, b.kstep, w.qPairs[r*depth:], tileRows, w.tile, tileRows, false)
+		w.kernels.GemmPairs(padded(n, w.kernels.PairRows()), columns, depth, b.kPairs[from*b.kstep:], b.kstep, w.qPairs[r*depth:], w.TileRows, w.tile, w.TileRows, false)
 		return
 	}
-	w.kernels.Gemm(n, columns, g.Dim, b.k, b.kstep, 1, w.q[r*g.Dim:], tileRows, w.tile, tileRows, false)
+	w.kernels.Gemm(n, columns, g.Dim, b.k[from*b.kstep:], b.kstep, 1, w.q[r*g.Dim:], w.TileRows, w.tile, w.TileRows, false)
+}
+
+// addValues adds the values of the block's keys [from, to), weighted, to the sums of the tile at row r. In single
+// precision from is 0, weights being where scores were.
+func (w *worker) addValues(g *Group, b *block, r, from, to, columns int) {
+	width := width(g.Dim)
+	acc := w.acc[r*width : (r+w.TileRows)*width]
+	if w.inPairs {
+		depth := w.kernels.PairDepth()
+		w.kernels.GemmValues(width, columns, from/2, padded((to+1)/2, depth), padded((b.n+1)/2, depth), b.values, w.weights, w.TileRows, acc, w.TileRows)
+		return
+	}
+	w.kernels.Gemm(g.Dim, columns, to, b.v, 1, b.vstep, w.tile, w.TileRows, acc, w.TileRows, true)
 }
 
 // raise moves the references of the exponentials of raised rows, of the tile at row r, to their largest logits.
@@ -415,7 +447,7 @@ func (w *worker) raise(r int, raised uint64, n, columns, width int) {
 	for ; raised != 0; raised &= raised - 1 {
 		i := bits.TrailingZeros64(raised)
 		t, old := w.top[r+i], w.base[r+i]
-		if t == inf && hasNaN(w.sum[r+i], old, w.tile[i:], n) {
+		if t == inf && hasNaN(w.sum[r+i], old, w.tile[i:], n, w.TileRows) {
 			w.top[r+i] = float32(math.NaN())
 		}
 		if !(t > old+slack) {
@@ -428,18 +460,18 @@ func (w *worker) raise(r int, raised uint64, n, columns, width int) {
 		}
 	}
 	if scale {
-		w.kernels.ScaleCols(width, columns, w.acc[r*width:], tileRows, w.factor[:])
+		w.kernels.ScaleCols(width, columns, w.acc[r*width:], w.TileRows, w.factor[:])
 	}
 }
 
 // hasNaN tells whether a row with an infinite logit has met a NaN too, in the sum of earlier blocks or in the n
 // scores of this one: the maximum that the kernels keep passes over a NaN, and the sum is one in either case.
-func hasNaN(sum, base float32, scores []float32, n int) bool {
+func hasNaN(sum, base float32, scores []float32, n, step int) bool {
 	if sum != sum && base != inf {
 		return true
 	}
 	for j := range n {
-		if s := scores[j*tileRows]; s != s {
+		if s := scores[j*step]; s != s {
 			return true
 		}
 	}
@@ -488,11 +520,11 @@ func (w *worker) attendApart(g *Group, b *block, r int) {
 			if from, to := b.seen(int(w.pos[r+i])); x.key < from || x.key >= to || slices.Contains(b.dropped, x.key) {
 				continue
 			}
-			weight := w.tile[x.key*tileRows+i]
+			weight := w.tile[x.key*w.TileRows+i]
 			if w.inPairs {
-				weight = math.Float32frombits(w.weights[x.key/2*tileRows+i] >> (x.key % 2 * 16) << 16)
+				weight = math.Float32frombits(w.weights[x.key/2*w.TileRows+i] >> (x.key % 2 * 16) << 16)
 			}
-			acc[x.dim*tileRows+i] += weight * x.value
+			acc[x.dim*w.TileRows+i] += weight * x.value
 		}
 	}
 }
@@ -500,10 +532,10 @@ func (w *worker) attendApart(g *Group, b *block, r int) {
 // finish divides, writes the group's outputs and returns how many rows are not finite.
 func (g *Group) finish() (notFinite int64) {
 	w, width := g.worker, width(g.Dim)
-	rows := grow(&w.row, tileRows*width)
-	for r := 0; r < len(w.pos); r += tileRows {
+	rows := grow(&w.row, w.TileRows*width)
+	for r := 0; r < len(w.pos); r += w.TileRows {
 		held := g.held(r)
-		kernel.Transpose(w.kernels, width, held, w.acc[r*width:], tileRows, rows, width)
+		kernel.Transpose(w.kernels, width, held, w.acc[r*width:], w.TileRows, rows, width)
 		for i := range held {
 			head, row := g.at(r + i)
 			out, _, _ := g.seq.O.run(head, row)

@@ -31,9 +31,9 @@ type Group struct {
 // held returns how many rows the tile at row r holds: fewer than tileRows when the rest is padding.
 func (g *Group) held(r int) int {
 	if g.stride == g.rows { // heads follow one another without padding
-		return min(tileRows, g.NumHeads*g.rows-r)
+		return min(g.worker.TileRows, g.NumHeads*g.rows-r)
 	}
-	return min(tileRows, g.rows-r%g.stride)
+	return min(g.worker.TileRows, g.rows-r%g.stride)
 }
 
 // Attend continues the softmax of every row over the given keys. Time is accounted to the given stage, but for that

@@ -61,7 +61,7 @@ func (dense) Plan(g *Group)      { g.Attend(StageDense, KeySet{Spans: []Span{{0,
 // enough to leave work for every thread.
 func cutDense(rows []Rows, s Shape, from, to int) []Rows {
 	const rowsInAll = 1024
-	size := max(rowsInAll*s.KVHeads/s.Heads/tileRows, 1) * tileRows
+	size := max(rowsInAll*s.KVHeads/s.Heads/inSingle.TileRows, 1) * inSingle.TileRows
 	for from < to {
 		end := min((from/size+1)*size, to)
 		rows = append(rows, Rows{From: from, To: end})

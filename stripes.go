@@ -1,6 +1,10 @@
 package anchor
 
-import "math"
+import (
+	"math"
+
+	"github.com/anchorattention/anchor/internal/kernel"
+)
 
 // AnchorAttention returns the planner of AnchorAttention: see [Params].
 func AnchorAttention(p Params) Planner { return anchorAttention{Params: p} }
@@ -163,14 +167,12 @@ func pad(x []float32, n int) {
 	}
 }
 
-// sampleEvery is how many blocks of candidates a sample scores one of.
-const sampleEvery = 8
-
-// sample scores some of the candidates and returns how many of how many each head keeps.
+// sample scores the first sampleKeys of every sampleEvery candidates and returns what each head keeps of how many.
 func (s *search) sample(candidates Span) (kept [][]int32, of int) {
+	const sampleKeys, sampleEvery = 128, 1024
 	kept = s.empty()
-	for j := candidates.From; j < candidates.To; j += sampleEvery * blockKeys {
-		end := min(j+blockKeys, candidates.To)
+	for j := candidates.From; j < candidates.To; j += sampleEvery {
+		end := min(j+sampleKeys, candidates.To)
 		s.scan(kept, Span{j, end})
 		of += end - j
 	}
@@ -201,7 +203,11 @@ func (s *search) empty() [][]int32 {
 func (s *search) scan(kept [][]int32, candidates Span) {
 	w := s.worker
 	w.enter(StageSearch)
-	scores := grow(&w.scores, blockKeys*s.width)
+	scores := grow(&w.scores, w.BlockKeys*s.width)
+	if w.inPairs {
+		w.kernels.BeginPairs()
+		defer w.kernels.EndPairs()
+	}
 	for j := candidates.From; j < candidates.To && !w.stopped(); {
 		b := w.span(s.Group, j, candidates.To, Band{}, false)
 		if w.inPairs {
@@ -230,8 +236,8 @@ func (w *worker) split(pool []float32, dim, width int) {
 	for d := range dim {
 		shift := d % 2 * 16
 		for c, x := range pool[d*width : (d+1)*width] {
-			h := roundToBFloat16(x)
-			l := roundToBFloat16(x - math.Float32frombits(h<<16))
+			h := uint32(kernel.RoundToBFloat16(x))
+			l := uint32(kernel.RoundToBFloat16(x - math.Float32frombits(h<<16)))
 			if x-x != 0 { // NaN or infinite, which no second part mends
 				l = 0
 			}
@@ -239,13 +245,4 @@ func (w *worker) split(pool []float32, dim, width int) {
 			low[d/2*width+c] |= l << shift
 		}
 	}
-}
-
-// roundToBFloat16 returns the bits of the nearest bfloat16, in the lower half.
-func roundToBFloat16(x float32) uint32 {
-	b := math.Float32bits(x)
-	if x != x {
-		return b>>16 | 1<<6 // stays a NaN
-	}
-	return (b + 0x7fff + b>>16&1) >> 16
 }

@@ -52,12 +52,15 @@ type Set struct {
 // pairs are the kernels on pairs of bfloat16s.
 type pairs struct {
 	tiles    []tiles
-	expPairs func(rows int, x *float32, ld uintptr, n int, scale float32, m, l *float32, dst *uint32, ldd uintptr)
+	expPairs func(rows int, x *float32, ld uintptr, n int, scale float32, m, l *float32, dst *uint32, ldd uintptr, next *uint16, ldn uintptr)
 	pair     func(n int, dst *uint32, even, odd *uint16) (bad uint32) // 0 if all of dst is finite
 	rows     int                                                      // row counts of a are multiples of it
 	depth    int                                                      // and those of pairs summed over, of this
-	dot      func(rounds int)
-	flops    int // floating-point operations in one round of dot
+	tiling   Tiling
+	// What products must stand between, on one thread; nil if nothing.
+	begin, end func()
+	dot        func(rounds int)
+	flops      int // floating-point operations in one round of dot
 }
 
 // byRows tells whether products read a by rows only, which makes values lie by dimension.

@@ -248,7 +248,7 @@ func dot1x16RowsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ld
 func dot1x16ColsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
-func expPairsAVX512BF16(rows int, x *float32, ld uintptr, n int, scale float32, m, l *float32, dst *uint32, ldd uintptr)
+func expPairsAVX512BF16(rows int, x *float32, ld uintptr, n int, scale float32, m, l *float32, dst *uint32, ldd uintptr, next *uint16, ldn uintptr)
 
 //go:noescape
 func pairAVX512BF16(n int, dst *uint32, even, odd *uint16) (bad uint32)
@@ -257,7 +257,7 @@ func pairAVX512BF16(n int, dst *uint32, even, odd *uint16) (bad uint32)
 func dotAVX512BF16(rounds int)
 
 //go:noescape
-func dot32x48RowsAMX(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+func dot32x64RowsAMX(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
 func dot32x32RowsAMX(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
@@ -266,13 +266,19 @@ func dot32x32RowsAMX(tiles, k int, a *float32, lda uintptr, b *float32, ldb uint
 func dot32x16RowsAMX(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
-func dot16x48RowsAMX(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+func dot16x64RowsAMX(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
 func dot16x32RowsAMX(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
 func dot16x16RowsAMX(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func beginAMX()
+
+//go:noescape
+func endAMX()
 
 //go:noescape
 func dotAMX(rounds int)

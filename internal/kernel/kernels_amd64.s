@@ -9851,8 +9851,8 @@ store:
 	VZEROUPPER
 	RET
 
-// func expPairsAVX512BF16(rows int, x *float32, ld uintptr, n int, scale float32, m, l *float32, dst *uint32, ldd uintptr)
-TEXT ·expPairsAVX512BF16(SB), NOSPLIT, $0-72
+// func expPairsAVX512BF16(rows int, x *float32, ld uintptr, n int, scale float32, m, l *float32, dst *uint32, ldd uintptr, next *uint16, ldn uintptr)
+TEXT ·expPairsAVX512BF16(SB), NOSPLIT, $0-88
 	MOVQ m+40(FP), DX
 	MOVQ l+48(FP), BX
 	VBROADCASTSS ·expCoef+0(SB), Z7
@@ -9867,6 +9867,8 @@ TEXT ·expPairsAVX512BF16(SB), NOSPLIT, $0-72
 	MOVQ dst+56(FP), R10
 	MOVQ ldd+64(FP), R11
 	VMOVDQU32 ·interleave+0(SB), Z16
+	MOVQ next+72(FP), R13
+	MOVQ ldn+80(FP), R14
 	MOVQ rows+0(FP), AX
 	MOVQ x+8(FP), DI
 	MOVQ ld+16(FP), R8
@@ -9879,10 +9881,14 @@ next:
 	VXORPS Z2, Z2, Z2
 	VXORPS Z3, Z3, Z3
 	MOVQ R10, R12
+	MOVQ R13, R15
 	SUBQ $2, R9
 	JLT last
 
 row:
+	PREFETCHT0 (R15)
+	PREFETCHT0 (R15)(R14*1)
+	LEAQ (R15)(R14*2), R15
 	VMOVUPS (SI), Z4
 	VFMSUB213PS Z0, Z14, Z4
 	VREDUCEPS $9, Z4, Z5
@@ -9942,6 +9948,7 @@ last:
 whole:
 	VADDPS Z3, Z2, Z2
 	ADDQ $64, R10
+	ADDQ $64, R13
 	VADDPS 0(BX), Z2, Z2
 	VMOVUPS Z2, 0(BX)
 	ADDQ $64, DX
@@ -10051,10 +10058,8 @@ loop:
 	VZEROUPPER
 	RET
 
-// func dot32x48RowsAMX(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
-TEXT ·dot32x48RowsAMX(SB), NOSPLIT, $0-65
-	LEAQ ·tileConfig+0(SB), AX
-	BYTE $0xc4; BYTE $0xe2; BYTE $0x78; BYTE $0x49; BYTE $0x00 // LDTILECFG (AX)
+// func dot32x64RowsAMX(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·dot32x64RowsAMX(SB), NOSPLIT, $0-65
 	MOVQ tiles+0(FP), DI
 	MOVQ a+16(FP), R8
 	MOVQ lda+24(FP), R9
@@ -10067,128 +10072,155 @@ TEXT ·dot32x48RowsAMX(SB), NOSPLIT, $0-65
 	SHLQ $4, DX
 
 tile:
+	LEAQ (R13)(R10*1), CX
+	LEAQ (R8)(DX*1), BX
 	MOVQ k+8(FP), AX
 	MOVQ b+32(FP), R11
-	MOVQ R8, BX
-	LEAQ (R13)(R10*1), CX
 	CMPB add+64(FP), $0
-	JEQ zero
-	BYTE $0xc4; BYTE $0xc2; BYTE $0x7b; BYTE $0x4b; BYTE $0x84; BYTE $0x35; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm0, 0(R13)(SI*1)
-	BYTE $0xc4; BYTE $0xc2; BYTE $0x7b; BYTE $0x4b; BYTE $0x8c; BYTE $0x35; BYTE $0x40; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm1, 64(R13)(SI*1)
-	BYTE $0xc4; BYTE $0xc2; BYTE $0x7b; BYTE $0x4b; BYTE $0x94; BYTE $0x35; BYTE $0x80; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm2, 128(R13)(SI*1)
-	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x4b; BYTE $0x9c; BYTE $0x31; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm3, 0(CX)(SI*1)
-	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x4b; BYTE $0xa4; BYTE $0x31; BYTE $0x40; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm4, 64(CX)(SI*1)
-	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x4b; BYTE $0xac; BYTE $0x31; BYTE $0x80; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm5, 128(CX)(SI*1)
-	JMP loop
-
-zero:
-	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xc0 // TILEZERO tmm0
-	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xc8 // TILEZERO tmm1
-	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xd0 // TILEZERO tmm2
-	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xd8 // TILEZERO tmm3
-	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xe0 // TILEZERO tmm4
-	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xe8 // TILEZERO tmm5
-
-loop:
-	BYTE $0xc4; BYTE $0xa2; BYTE $0x7b; BYTE $0x4b; BYTE $0xb4; BYTE $0x0b; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm6, 0(BX)(R9*1)
-	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xbc; BYTE $0x23; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm7, 0(R11)(R12*1)
-	BYTE $0xc4; BYTE $0xe2; BYTE $0x42; BYTE $0x5c; BYTE $0xc6 // TDPBF16PS tmm0, tmm6, tmm7
-	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xbc; BYTE $0x23; BYTE $0x40; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm7, 64(R11)(R12*1)
-	BYTE $0xc4; BYTE $0xe2; BYTE $0x42; BYTE $0x5c; BYTE $0xce // TDPBF16PS tmm1, tmm6, tmm7
-	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xbc; BYTE $0x23; BYTE $0x80; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm7, 128(R11)(R12*1)
-	BYTE $0xc4; BYTE $0xe2; BYTE $0x42; BYTE $0x5c; BYTE $0xd6 // TDPBF16PS tmm2, tmm6, tmm7
-	ADDQ DX, BX
-	BYTE $0xc4; BYTE $0xa2; BYTE $0x7b; BYTE $0x4b; BYTE $0xb4; BYTE $0x0b; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm6, 0(BX)(R9*1)
-	SUBQ DX, BX
-	BYTE $0xc4; BYTE $0xe2; BYTE $0x42; BYTE $0x5c; BYTE $0xee // TDPBF16PS tmm5, tmm6, tmm7
-	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xbc; BYTE $0x23; BYTE $0x40; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm7, 64(R11)(R12*1)
-	BYTE $0xc4; BYTE $0xe2; BYTE $0x42; BYTE $0x5c; BYTE $0xe6 // TDPBF16PS tmm4, tmm6, tmm7
-	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xbc; BYTE $0x23; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm7, 0(R11)(R12*1)
-	BYTE $0xc4; BYTE $0xe2; BYTE $0x42; BYTE $0x5c; BYTE $0xde // TDPBF16PS tmm3, tmm6, tmm7
-	ADDQ $64, BX
-	LEAQ (R11)(R12*8), R11
-	LEAQ (R11)(R12*8), R11
-	SUBQ $16, AX
-	JNZ loop
-	BYTE $0xc4; BYTE $0xc2; BYTE $0x7a; BYTE $0x4b; BYTE $0x84; BYTE $0x35; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILESTORED tmm0, 0(R13)(SI*1)
-	BYTE $0xc4; BYTE $0xc2; BYTE $0x7a; BYTE $0x4b; BYTE $0x8c; BYTE $0x35; BYTE $0x40; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILESTORED tmm1, 64(R13)(SI*1)
-	BYTE $0xc4; BYTE $0xc2; BYTE $0x7a; BYTE $0x4b; BYTE $0x94; BYTE $0x35; BYTE $0x80; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILESTORED tmm2, 128(R13)(SI*1)
-	BYTE $0xc4; BYTE $0xe2; BYTE $0x7a; BYTE $0x4b; BYTE $0x9c; BYTE $0x31; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILESTORED tmm3, 0(CX)(SI*1)
-	BYTE $0xc4; BYTE $0xe2; BYTE $0x7a; BYTE $0x4b; BYTE $0xa4; BYTE $0x31; BYTE $0x40; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILESTORED tmm4, 64(CX)(SI*1)
-	BYTE $0xc4; BYTE $0xe2; BYTE $0x7a; BYTE $0x4b; BYTE $0xac; BYTE $0x31; BYTE $0x80; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILESTORED tmm5, 128(CX)(SI*1)
-	LEAQ (R8)(DX*2), R8
-	LEAQ (R13)(R10*2), R13
-	DECQ DI
-	JNZ tile
-	BYTE $0xc4; BYTE $0xe2; BYTE $0x78; BYTE $0x49; BYTE $0xc0 // TILERELEASE
-	RET
-
-// func dot32x32RowsAMX(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
-TEXT ·dot32x32RowsAMX(SB), NOSPLIT, $0-65
-	LEAQ ·tileConfig+0(SB), AX
-	BYTE $0xc4; BYTE $0xe2; BYTE $0x78; BYTE $0x49; BYTE $0x00 // LDTILECFG (AX)
-	MOVQ tiles+0(FP), DI
-	MOVQ a+16(FP), R8
-	MOVQ lda+24(FP), R9
-	MOVQ ldb+40(FP), R12
-	MOVQ c+48(FP), R13
-	MOVQ ldc+56(FP), SI
-	MOVQ SI, R10
-	SHLQ $4, R10
-	MOVQ R9, DX
-	SHLQ $4, DX
-
-tile:
-	MOVQ k+8(FP), AX
-	MOVQ b+32(FP), R11
-	MOVQ R8, BX
-	LEAQ (R13)(R10*1), CX
-	CMPB add+64(FP), $0
-	JEQ zero
+	JEQ zero0
 	BYTE $0xc4; BYTE $0xc2; BYTE $0x7b; BYTE $0x4b; BYTE $0x84; BYTE $0x35; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm0, 0(R13)(SI*1)
 	BYTE $0xc4; BYTE $0xc2; BYTE $0x7b; BYTE $0x4b; BYTE $0x8c; BYTE $0x35; BYTE $0x40; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm1, 64(R13)(SI*1)
 	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x4b; BYTE $0x94; BYTE $0x31; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm2, 0(CX)(SI*1)
 	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x4b; BYTE $0x9c; BYTE $0x31; BYTE $0x40; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm3, 64(CX)(SI*1)
-	JMP loop
+	JMP loop0
 
-zero:
+zero0:
 	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xc0 // TILEZERO tmm0
 	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xc8 // TILEZERO tmm1
 	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xd0 // TILEZERO tmm2
 	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xd8 // TILEZERO tmm3
 
-loop:
-	BYTE $0xc4; BYTE $0xa2; BYTE $0x7b; BYTE $0x4b; BYTE $0xb4; BYTE $0x0b; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm6, 0(BX)(R9*1)
-	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xbc; BYTE $0x23; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm7, 0(R11)(R12*1)
-	BYTE $0xc4; BYTE $0xe2; BYTE $0x42; BYTE $0x5c; BYTE $0xc6 // TDPBF16PS tmm0, tmm6, tmm7
+loop0:
+	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xa4; BYTE $0x08; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm4, 0(R8)(R9*1)
+	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xb4; BYTE $0x23; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm6, 0(R11)(R12*1)
+	BYTE $0xc4; BYTE $0xa2; BYTE $0x7b; BYTE $0x4b; BYTE $0xac; BYTE $0x0b; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm5, 0(BX)(R9*1)
 	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xbc; BYTE $0x23; BYTE $0x40; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm7, 64(R11)(R12*1)
-	BYTE $0xc4; BYTE $0xe2; BYTE $0x42; BYTE $0x5c; BYTE $0xce // TDPBF16PS tmm1, tmm6, tmm7
-	ADDQ DX, BX
-	BYTE $0xc4; BYTE $0xa2; BYTE $0x7b; BYTE $0x4b; BYTE $0xb4; BYTE $0x0b; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm6, 0(BX)(R9*1)
-	SUBQ DX, BX
-	BYTE $0xc4; BYTE $0xe2; BYTE $0x42; BYTE $0x5c; BYTE $0xde // TDPBF16PS tmm3, tmm6, tmm7
-	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xbc; BYTE $0x23; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm7, 0(R11)(R12*1)
-	BYTE $0xc4; BYTE $0xe2; BYTE $0x42; BYTE $0x5c; BYTE $0xd6 // TDPBF16PS tmm2, tmm6, tmm7
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x4a; BYTE $0x5c; BYTE $0xc4 // TDPBF16PS tmm0, tmm4, tmm6
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x42; BYTE $0x5c; BYTE $0xcc // TDPBF16PS tmm1, tmm4, tmm7
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x4a; BYTE $0x5c; BYTE $0xd5 // TDPBF16PS tmm2, tmm5, tmm6
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x42; BYTE $0x5c; BYTE $0xdd // TDPBF16PS tmm3, tmm5, tmm7
+	ADDQ $64, R8
 	ADDQ $64, BX
 	LEAQ (R11)(R12*8), R11
 	LEAQ (R11)(R12*8), R11
 	SUBQ $16, AX
-	JNZ loop
+	JNZ loop0
 	BYTE $0xc4; BYTE $0xc2; BYTE $0x7a; BYTE $0x4b; BYTE $0x84; BYTE $0x35; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILESTORED tmm0, 0(R13)(SI*1)
 	BYTE $0xc4; BYTE $0xc2; BYTE $0x7a; BYTE $0x4b; BYTE $0x8c; BYTE $0x35; BYTE $0x40; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILESTORED tmm1, 64(R13)(SI*1)
 	BYTE $0xc4; BYTE $0xe2; BYTE $0x7a; BYTE $0x4b; BYTE $0x94; BYTE $0x31; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILESTORED tmm2, 0(CX)(SI*1)
 	BYTE $0xc4; BYTE $0xe2; BYTE $0x7a; BYTE $0x4b; BYTE $0x9c; BYTE $0x31; BYTE $0x40; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILESTORED tmm3, 64(CX)(SI*1)
+	MOVQ k+8(FP), AX
+	SHLQ $2, AX
+	SUBQ AX, R8
+	SUBQ AX, BX
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	CMPB add+64(FP), $0
+	JEQ zero2
+	BYTE $0xc4; BYTE $0xc2; BYTE $0x7b; BYTE $0x4b; BYTE $0x84; BYTE $0x35; BYTE $0x80; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm0, 128(R13)(SI*1)
+	BYTE $0xc4; BYTE $0xc2; BYTE $0x7b; BYTE $0x4b; BYTE $0x8c; BYTE $0x35; BYTE $0xc0; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm1, 192(R13)(SI*1)
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x4b; BYTE $0x94; BYTE $0x31; BYTE $0x80; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm2, 128(CX)(SI*1)
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x4b; BYTE $0x9c; BYTE $0x31; BYTE $0xc0; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm3, 192(CX)(SI*1)
+	JMP loop2
+
+zero2:
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xc0 // TILEZERO tmm0
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xc8 // TILEZERO tmm1
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xd0 // TILEZERO tmm2
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xd8 // TILEZERO tmm3
+
+loop2:
+	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xa4; BYTE $0x08; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm4, 0(R8)(R9*1)
+	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xb4; BYTE $0x23; BYTE $0x80; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm6, 128(R11)(R12*1)
+	BYTE $0xc4; BYTE $0xa2; BYTE $0x7b; BYTE $0x4b; BYTE $0xac; BYTE $0x0b; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm5, 0(BX)(R9*1)
+	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xbc; BYTE $0x23; BYTE $0xc0; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm7, 192(R11)(R12*1)
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x4a; BYTE $0x5c; BYTE $0xc4 // TDPBF16PS tmm0, tmm4, tmm6
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x42; BYTE $0x5c; BYTE $0xcc // TDPBF16PS tmm1, tmm4, tmm7
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x4a; BYTE $0x5c; BYTE $0xd5 // TDPBF16PS tmm2, tmm5, tmm6
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x42; BYTE $0x5c; BYTE $0xdd // TDPBF16PS tmm3, tmm5, tmm7
+	ADDQ $64, R8
+	ADDQ $64, BX
+	LEAQ (R11)(R12*8), R11
+	LEAQ (R11)(R12*8), R11
+	SUBQ $16, AX
+	JNZ loop2
+	BYTE $0xc4; BYTE $0xc2; BYTE $0x7a; BYTE $0x4b; BYTE $0x84; BYTE $0x35; BYTE $0x80; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILESTORED tmm0, 128(R13)(SI*1)
+	BYTE $0xc4; BYTE $0xc2; BYTE $0x7a; BYTE $0x4b; BYTE $0x8c; BYTE $0x35; BYTE $0xc0; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILESTORED tmm1, 192(R13)(SI*1)
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7a; BYTE $0x4b; BYTE $0x94; BYTE $0x31; BYTE $0x80; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILESTORED tmm2, 128(CX)(SI*1)
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7a; BYTE $0x4b; BYTE $0x9c; BYTE $0x31; BYTE $0xc0; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILESTORED tmm3, 192(CX)(SI*1)
+	MOVQ k+8(FP), AX
+	SHLQ $2, AX
+	SUBQ AX, R8
+	SUBQ AX, BX
 	LEAQ (R8)(DX*2), R8
 	LEAQ (R13)(R10*2), R13
 	DECQ DI
 	JNZ tile
-	BYTE $0xc4; BYTE $0xe2; BYTE $0x78; BYTE $0x49; BYTE $0xc0 // TILERELEASE
+	RET
+
+// func dot32x32RowsAMX(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·dot32x32RowsAMX(SB), NOSPLIT, $0-65
+	MOVQ tiles+0(FP), DI
+	MOVQ a+16(FP), R8
+	MOVQ lda+24(FP), R9
+	MOVQ ldb+40(FP), R12
+	MOVQ c+48(FP), R13
+	MOVQ ldc+56(FP), SI
+	MOVQ SI, R10
+	SHLQ $4, R10
+	MOVQ R9, DX
+	SHLQ $4, DX
+
+tile:
+	LEAQ (R13)(R10*1), CX
+	LEAQ (R8)(DX*1), BX
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	CMPB add+64(FP), $0
+	JEQ zero0
+	BYTE $0xc4; BYTE $0xc2; BYTE $0x7b; BYTE $0x4b; BYTE $0x84; BYTE $0x35; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm0, 0(R13)(SI*1)
+	BYTE $0xc4; BYTE $0xc2; BYTE $0x7b; BYTE $0x4b; BYTE $0x8c; BYTE $0x35; BYTE $0x40; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm1, 64(R13)(SI*1)
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x4b; BYTE $0x94; BYTE $0x31; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm2, 0(CX)(SI*1)
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x4b; BYTE $0x9c; BYTE $0x31; BYTE $0x40; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm3, 64(CX)(SI*1)
+	JMP loop0
+
+zero0:
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xc0 // TILEZERO tmm0
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xc8 // TILEZERO tmm1
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xd0 // TILEZERO tmm2
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xd8 // TILEZERO tmm3
+
+loop0:
+	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xa4; BYTE $0x08; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm4, 0(R8)(R9*1)
+	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xb4; BYTE $0x23; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm6, 0(R11)(R12*1)
+	BYTE $0xc4; BYTE $0xa2; BYTE $0x7b; BYTE $0x4b; BYTE $0xac; BYTE $0x0b; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm5, 0(BX)(R9*1)
+	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xbc; BYTE $0x23; BYTE $0x40; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm7, 64(R11)(R12*1)
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x4a; BYTE $0x5c; BYTE $0xc4 // TDPBF16PS tmm0, tmm4, tmm6
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x42; BYTE $0x5c; BYTE $0xcc // TDPBF16PS tmm1, tmm4, tmm7
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x4a; BYTE $0x5c; BYTE $0xd5 // TDPBF16PS tmm2, tmm5, tmm6
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x42; BYTE $0x5c; BYTE $0xdd // TDPBF16PS tmm3, tmm5, tmm7
+	ADDQ $64, R8
+	ADDQ $64, BX
+	LEAQ (R11)(R12*8), R11
+	LEAQ (R11)(R12*8), R11
+	SUBQ $16, AX
+	JNZ loop0
+	BYTE $0xc4; BYTE $0xc2; BYTE $0x7a; BYTE $0x4b; BYTE $0x84; BYTE $0x35; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILESTORED tmm0, 0(R13)(SI*1)
+	BYTE $0xc4; BYTE $0xc2; BYTE $0x7a; BYTE $0x4b; BYTE $0x8c; BYTE $0x35; BYTE $0x40; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILESTORED tmm1, 64(R13)(SI*1)
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7a; BYTE $0x4b; BYTE $0x94; BYTE $0x31; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILESTORED tmm2, 0(CX)(SI*1)
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7a; BYTE $0x4b; BYTE $0x9c; BYTE $0x31; BYTE $0x40; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILESTORED tmm3, 64(CX)(SI*1)
+	MOVQ k+8(FP), AX
+	SHLQ $2, AX
+	SUBQ AX, R8
+	SUBQ AX, BX
+	LEAQ (R8)(DX*2), R8
+	LEAQ (R13)(R10*2), R13
+	DECQ DI
+	JNZ tile
 	RET
 
 // func dot32x16RowsAMX(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 TEXT ·dot32x16RowsAMX(SB), NOSPLIT, $0-65
-	LEAQ ·tileConfig+0(SB), AX
-	BYTE $0xc4; BYTE $0xe2; BYTE $0x78; BYTE $0x49; BYTE $0x00 // LDTILECFG (AX)
 	MOVQ tiles+0(FP), DI
 	MOVQ a+16(FP), R8
 	MOVQ lda+24(FP), R9
@@ -10201,46 +10233,46 @@ TEXT ·dot32x16RowsAMX(SB), NOSPLIT, $0-65
 	SHLQ $4, DX
 
 tile:
+	LEAQ (R13)(R10*1), CX
+	LEAQ (R8)(DX*1), BX
 	MOVQ k+8(FP), AX
 	MOVQ b+32(FP), R11
-	MOVQ R8, BX
-	LEAQ (R13)(R10*1), CX
 	CMPB add+64(FP), $0
-	JEQ zero
+	JEQ zero0
 	BYTE $0xc4; BYTE $0xc2; BYTE $0x7b; BYTE $0x4b; BYTE $0x84; BYTE $0x35; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm0, 0(R13)(SI*1)
 	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x4b; BYTE $0x8c; BYTE $0x31; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm1, 0(CX)(SI*1)
-	JMP loop
+	JMP loop0
 
-zero:
+zero0:
 	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xc0 // TILEZERO tmm0
 	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xc8 // TILEZERO tmm1
 
-loop:
-	BYTE $0xc4; BYTE $0xa2; BYTE $0x7b; BYTE $0x4b; BYTE $0xb4; BYTE $0x0b; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm6, 0(BX)(R9*1)
-	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xbc; BYTE $0x23; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm7, 0(R11)(R12*1)
-	BYTE $0xc4; BYTE $0xe2; BYTE $0x42; BYTE $0x5c; BYTE $0xc6 // TDPBF16PS tmm0, tmm6, tmm7
-	ADDQ DX, BX
-	BYTE $0xc4; BYTE $0xa2; BYTE $0x7b; BYTE $0x4b; BYTE $0xb4; BYTE $0x0b; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm6, 0(BX)(R9*1)
-	SUBQ DX, BX
-	BYTE $0xc4; BYTE $0xe2; BYTE $0x42; BYTE $0x5c; BYTE $0xce // TDPBF16PS tmm1, tmm6, tmm7
+loop0:
+	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xa4; BYTE $0x08; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm4, 0(R8)(R9*1)
+	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xb4; BYTE $0x23; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm6, 0(R11)(R12*1)
+	BYTE $0xc4; BYTE $0xa2; BYTE $0x7b; BYTE $0x4b; BYTE $0xac; BYTE $0x0b; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm5, 0(BX)(R9*1)
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x4a; BYTE $0x5c; BYTE $0xc4 // TDPBF16PS tmm0, tmm4, tmm6
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x4a; BYTE $0x5c; BYTE $0xcd // TDPBF16PS tmm1, tmm5, tmm6
+	ADDQ $64, R8
 	ADDQ $64, BX
 	LEAQ (R11)(R12*8), R11
 	LEAQ (R11)(R12*8), R11
 	SUBQ $16, AX
-	JNZ loop
+	JNZ loop0
 	BYTE $0xc4; BYTE $0xc2; BYTE $0x7a; BYTE $0x4b; BYTE $0x84; BYTE $0x35; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILESTORED tmm0, 0(R13)(SI*1)
 	BYTE $0xc4; BYTE $0xe2; BYTE $0x7a; BYTE $0x4b; BYTE $0x8c; BYTE $0x31; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILESTORED tmm1, 0(CX)(SI*1)
+	MOVQ k+8(FP), AX
+	SHLQ $2, AX
+	SUBQ AX, R8
+	SUBQ AX, BX
 	LEAQ (R8)(DX*2), R8
 	LEAQ (R13)(R10*2), R13
 	DECQ DI
 	JNZ tile
-	BYTE $0xc4; BYTE $0xe2; BYTE $0x78; BYTE $0x49; BYTE $0xc0 // TILERELEASE
 	RET
 
-// func dot16x48RowsAMX(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
-TEXT ·dot16x48RowsAMX(SB), NOSPLIT, $0-65
-	LEAQ ·tileConfig+0(SB), AX
-	BYTE $0xc4; BYTE $0xe2; BYTE $0x78; BYTE $0x49; BYTE $0x00 // LDTILECFG (AX)
+// func dot16x64RowsAMX(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+TEXT ·dot16x64RowsAMX(SB), NOSPLIT, $0-65
 	MOVQ tiles+0(FP), DI
 	MOVQ a+16(FP), R8
 	MOVQ lda+24(FP), R9
@@ -10255,46 +10287,68 @@ TEXT ·dot16x48RowsAMX(SB), NOSPLIT, $0-65
 tile:
 	MOVQ k+8(FP), AX
 	MOVQ b+32(FP), R11
-	MOVQ R8, BX
 	CMPB add+64(FP), $0
-	JEQ zero
+	JEQ zero0
 	BYTE $0xc4; BYTE $0xc2; BYTE $0x7b; BYTE $0x4b; BYTE $0x84; BYTE $0x35; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm0, 0(R13)(SI*1)
 	BYTE $0xc4; BYTE $0xc2; BYTE $0x7b; BYTE $0x4b; BYTE $0x8c; BYTE $0x35; BYTE $0x40; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm1, 64(R13)(SI*1)
-	BYTE $0xc4; BYTE $0xc2; BYTE $0x7b; BYTE $0x4b; BYTE $0x94; BYTE $0x35; BYTE $0x80; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm2, 128(R13)(SI*1)
-	JMP loop
+	JMP loop0
 
-zero:
+zero0:
 	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xc0 // TILEZERO tmm0
 	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xc8 // TILEZERO tmm1
-	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xd0 // TILEZERO tmm2
 
-loop:
-	BYTE $0xc4; BYTE $0xa2; BYTE $0x7b; BYTE $0x4b; BYTE $0xb4; BYTE $0x0b; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm6, 0(BX)(R9*1)
-	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xbc; BYTE $0x23; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm7, 0(R11)(R12*1)
-	BYTE $0xc4; BYTE $0xe2; BYTE $0x42; BYTE $0x5c; BYTE $0xc6 // TDPBF16PS tmm0, tmm6, tmm7
+loop0:
+	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xa4; BYTE $0x08; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm4, 0(R8)(R9*1)
+	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xb4; BYTE $0x23; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm6, 0(R11)(R12*1)
 	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xbc; BYTE $0x23; BYTE $0x40; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm7, 64(R11)(R12*1)
-	BYTE $0xc4; BYTE $0xe2; BYTE $0x42; BYTE $0x5c; BYTE $0xce // TDPBF16PS tmm1, tmm6, tmm7
-	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xbc; BYTE $0x23; BYTE $0x80; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm7, 128(R11)(R12*1)
-	BYTE $0xc4; BYTE $0xe2; BYTE $0x42; BYTE $0x5c; BYTE $0xd6 // TDPBF16PS tmm2, tmm6, tmm7
-	ADDQ $64, BX
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x4a; BYTE $0x5c; BYTE $0xc4 // TDPBF16PS tmm0, tmm4, tmm6
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x42; BYTE $0x5c; BYTE $0xcc // TDPBF16PS tmm1, tmm4, tmm7
+	ADDQ $64, R8
 	LEAQ (R11)(R12*8), R11
 	LEAQ (R11)(R12*8), R11
 	SUBQ $16, AX
-	JNZ loop
+	JNZ loop0
 	BYTE $0xc4; BYTE $0xc2; BYTE $0x7a; BYTE $0x4b; BYTE $0x84; BYTE $0x35; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILESTORED tmm0, 0(R13)(SI*1)
 	BYTE $0xc4; BYTE $0xc2; BYTE $0x7a; BYTE $0x4b; BYTE $0x8c; BYTE $0x35; BYTE $0x40; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILESTORED tmm1, 64(R13)(SI*1)
-	BYTE $0xc4; BYTE $0xc2; BYTE $0x7a; BYTE $0x4b; BYTE $0x94; BYTE $0x35; BYTE $0x80; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILESTORED tmm2, 128(R13)(SI*1)
+	MOVQ k+8(FP), AX
+	SHLQ $2, AX
+	SUBQ AX, R8
+	MOVQ k+8(FP), AX
+	MOVQ b+32(FP), R11
+	CMPB add+64(FP), $0
+	JEQ zero2
+	BYTE $0xc4; BYTE $0xc2; BYTE $0x7b; BYTE $0x4b; BYTE $0x84; BYTE $0x35; BYTE $0x80; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm0, 128(R13)(SI*1)
+	BYTE $0xc4; BYTE $0xc2; BYTE $0x7b; BYTE $0x4b; BYTE $0x8c; BYTE $0x35; BYTE $0xc0; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm1, 192(R13)(SI*1)
+	JMP loop2
+
+zero2:
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xc0 // TILEZERO tmm0
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xc8 // TILEZERO tmm1
+
+loop2:
+	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xa4; BYTE $0x08; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm4, 0(R8)(R9*1)
+	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xb4; BYTE $0x23; BYTE $0x80; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm6, 128(R11)(R12*1)
+	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xbc; BYTE $0x23; BYTE $0xc0; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm7, 192(R11)(R12*1)
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x4a; BYTE $0x5c; BYTE $0xc4 // TDPBF16PS tmm0, tmm4, tmm6
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x42; BYTE $0x5c; BYTE $0xcc // TDPBF16PS tmm1, tmm4, tmm7
+	ADDQ $64, R8
+	LEAQ (R11)(R12*8), R11
+	LEAQ (R11)(R12*8), R11
+	SUBQ $16, AX
+	JNZ loop2
+	BYTE $0xc4; BYTE $0xc2; BYTE $0x7a; BYTE $0x4b; BYTE $0x84; BYTE $0x35; BYTE $0x80; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILESTORED tmm0, 128(R13)(SI*1)
+	BYTE $0xc4; BYTE $0xc2; BYTE $0x7a; BYTE $0x4b; BYTE $0x8c; BYTE $0x35; BYTE $0xc0; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILESTORED tmm1, 192(R13)(SI*1)
+	MOVQ k+8(FP), AX
+	SHLQ $2, AX
+	SUBQ AX, R8
 	LEAQ (R8)(DX*1), R8
 	LEAQ (R13)(R10*1), R13
 	DECQ DI
 	JNZ tile
-	BYTE $0xc4; BYTE $0xe2; BYTE $0x78; BYTE $0x49; BYTE $0xc0 // TILERELEASE
 	RET
 
 // func dot16x32RowsAMX(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 TEXT ·dot16x32RowsAMX(SB), NOSPLIT, $0-65
-	LEAQ ·tileConfig+0(SB), AX
-	BYTE $0xc4; BYTE $0xe2; BYTE $0x78; BYTE $0x49; BYTE $0x00 // LDTILECFG (AX)
 	MOVQ tiles+0(FP), DI
 	MOVQ a+16(FP), R8
 	MOVQ lda+24(FP), R9
@@ -10309,41 +10363,40 @@ TEXT ·dot16x32RowsAMX(SB), NOSPLIT, $0-65
 tile:
 	MOVQ k+8(FP), AX
 	MOVQ b+32(FP), R11
-	MOVQ R8, BX
 	CMPB add+64(FP), $0
-	JEQ zero
+	JEQ zero0
 	BYTE $0xc4; BYTE $0xc2; BYTE $0x7b; BYTE $0x4b; BYTE $0x84; BYTE $0x35; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm0, 0(R13)(SI*1)
 	BYTE $0xc4; BYTE $0xc2; BYTE $0x7b; BYTE $0x4b; BYTE $0x8c; BYTE $0x35; BYTE $0x40; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm1, 64(R13)(SI*1)
-	JMP loop
+	JMP loop0
 
-zero:
+zero0:
 	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xc0 // TILEZERO tmm0
 	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xc8 // TILEZERO tmm1
 
-loop:
-	BYTE $0xc4; BYTE $0xa2; BYTE $0x7b; BYTE $0x4b; BYTE $0xb4; BYTE $0x0b; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm6, 0(BX)(R9*1)
-	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xbc; BYTE $0x23; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm7, 0(R11)(R12*1)
-	BYTE $0xc4; BYTE $0xe2; BYTE $0x42; BYTE $0x5c; BYTE $0xc6 // TDPBF16PS tmm0, tmm6, tmm7
+loop0:
+	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xa4; BYTE $0x08; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm4, 0(R8)(R9*1)
+	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xb4; BYTE $0x23; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm6, 0(R11)(R12*1)
 	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xbc; BYTE $0x23; BYTE $0x40; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm7, 64(R11)(R12*1)
-	BYTE $0xc4; BYTE $0xe2; BYTE $0x42; BYTE $0x5c; BYTE $0xce // TDPBF16PS tmm1, tmm6, tmm7
-	ADDQ $64, BX
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x4a; BYTE $0x5c; BYTE $0xc4 // TDPBF16PS tmm0, tmm4, tmm6
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x42; BYTE $0x5c; BYTE $0xcc // TDPBF16PS tmm1, tmm4, tmm7
+	ADDQ $64, R8
 	LEAQ (R11)(R12*8), R11
 	LEAQ (R11)(R12*8), R11
 	SUBQ $16, AX
-	JNZ loop
+	JNZ loop0
 	BYTE $0xc4; BYTE $0xc2; BYTE $0x7a; BYTE $0x4b; BYTE $0x84; BYTE $0x35; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILESTORED tmm0, 0(R13)(SI*1)
 	BYTE $0xc4; BYTE $0xc2; BYTE $0x7a; BYTE $0x4b; BYTE $0x8c; BYTE $0x35; BYTE $0x40; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILESTORED tmm1, 64(R13)(SI*1)
+	MOVQ k+8(FP), AX
+	SHLQ $2, AX
+	SUBQ AX, R8
 	LEAQ (R8)(DX*1), R8
 	LEAQ (R13)(R10*1), R13
 	DECQ DI
 	JNZ tile
-	BYTE $0xc4; BYTE $0xe2; BYTE $0x78; BYTE $0x49; BYTE $0xc0 // TILERELEASE
 	RET
 
 // func dot16x16RowsAMX(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 TEXT ·dot16x16RowsAMX(SB), NOSPLIT, $0-65
-	LEAQ ·tileConfig+0(SB), AX
-	BYTE $0xc4; BYTE $0xe2; BYTE $0x78; BYTE $0x49; BYTE $0x00 // LDTILECFG (AX)
 	MOVQ tiles+0(FP), DI
 	MOVQ a+16(FP), R8
 	MOVQ lda+24(FP), R9
@@ -10358,37 +10411,47 @@ TEXT ·dot16x16RowsAMX(SB), NOSPLIT, $0-65
 tile:
 	MOVQ k+8(FP), AX
 	MOVQ b+32(FP), R11
-	MOVQ R8, BX
 	CMPB add+64(FP), $0
-	JEQ zero
+	JEQ zero0
 	BYTE $0xc4; BYTE $0xc2; BYTE $0x7b; BYTE $0x4b; BYTE $0x84; BYTE $0x35; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm0, 0(R13)(SI*1)
-	JMP loop
+	JMP loop0
 
-zero:
+zero0:
 	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xc0 // TILEZERO tmm0
 
-loop:
-	BYTE $0xc4; BYTE $0xa2; BYTE $0x7b; BYTE $0x4b; BYTE $0xb4; BYTE $0x0b; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm6, 0(BX)(R9*1)
-	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xbc; BYTE $0x23; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm7, 0(R11)(R12*1)
-	BYTE $0xc4; BYTE $0xe2; BYTE $0x42; BYTE $0x5c; BYTE $0xc6 // TDPBF16PS tmm0, tmm6, tmm7
-	ADDQ $64, BX
+loop0:
+	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xa4; BYTE $0x08; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm4, 0(R8)(R9*1)
+	BYTE $0xc4; BYTE $0x82; BYTE $0x7b; BYTE $0x4b; BYTE $0xb4; BYTE $0x23; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILELOADD tmm6, 0(R11)(R12*1)
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x4a; BYTE $0x5c; BYTE $0xc4 // TDPBF16PS tmm0, tmm4, tmm6
+	ADDQ $64, R8
 	LEAQ (R11)(R12*8), R11
 	LEAQ (R11)(R12*8), R11
 	SUBQ $16, AX
-	JNZ loop
+	JNZ loop0
 	BYTE $0xc4; BYTE $0xc2; BYTE $0x7a; BYTE $0x4b; BYTE $0x84; BYTE $0x35; BYTE $0x00; BYTE $0x00; BYTE $0x00; BYTE $0x00 // TILESTORED tmm0, 0(R13)(SI*1)
+	MOVQ k+8(FP), AX
+	SHLQ $2, AX
+	SUBQ AX, R8
 	LEAQ (R8)(DX*1), R8
 	LEAQ (R13)(R10*1), R13
 	DECQ DI
 	JNZ tile
+	RET
+
+// func beginAMX()
+TEXT ·beginAMX(SB), NOSPLIT, $0-0
+	LEAQ ·tileConfig+0(SB), AX
+	BYTE $0xc4; BYTE $0xe2; BYTE $0x78; BYTE $0x49; BYTE $0x00 // LDTILECFG (AX)
+	RET
+
+// func endAMX()
+TEXT ·endAMX(SB), NOSPLIT, $0-0
 	BYTE $0xc4; BYTE $0xe2; BYTE $0x78; BYTE $0x49; BYTE $0xc0 // TILERELEASE
 	RET
 
 // func dotAMX(rounds int)
 TEXT ·dotAMX(SB), NOSPLIT, $0-8
 	MOVQ rounds+0(FP), AX
-	LEAQ ·tileConfig+0(SB), BX
-	BYTE $0xc4; BYTE $0xe2; BYTE $0x78; BYTE $0x49; BYTE $0x03 // LDTILECFG (BX)
 	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xc0 // TILEZERO tmm0
 	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xc8 // TILEZERO tmm1
 	BYTE $0xc4; BYTE $0xe2; BYTE $0x7b; BYTE $0x49; BYTE $0xd0 // TILEZERO tmm2
@@ -10405,5 +10468,4 @@ loop:
 	BYTE $0xc4; BYTE $0xe2; BYTE $0x42; BYTE $0x5c; BYTE $0xdd // TDPBF16PS tmm3, tmm5, tmm7
 	DECQ AX
 	JNZ loop
-	BYTE $0xc4; BYTE $0xe2; BYTE $0x78; BYTE $0x49; BYTE $0xc0 // TILERELEASE
 	RET

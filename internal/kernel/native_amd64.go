@@ -98,7 +98,7 @@ func native() []*Set {
 				{1, dot1x16RowsAVX512BF16, dot1x16ColsAVX512BF16},
 			}},
 		},
-		expPairs: expPairsAVX512BF16, pair: pairAVX512BF16, rows: 1, depth: 1,
+		expPairs: expPairsAVX512BF16, pair: pairAVX512BF16, rows: 1, depth: 1, tiling: Tiling{TileRows: 48, BlockKeys: 128, StripKeys: 128},
 		dot: dotAVX512BF16, flops: 2 * 32 * 48,
 	}
 	if intel() {
@@ -112,11 +112,12 @@ func native() []*Set {
 		amx.name = "amx"
 		amx.pairs = &pairs{
 			tiles: []tiles{
-				{48, []tile{{rows: 32, byRows: dot32x48RowsAMX}, {rows: 16, byRows: dot16x48RowsAMX}}},
+				{64, []tile{{rows: 32, byRows: dot32x64RowsAMX}, {rows: 16, byRows: dot16x64RowsAMX}}},
 				{32, []tile{{rows: 32, byRows: dot32x32RowsAMX}, {rows: 16, byRows: dot16x32RowsAMX}}},
 				{16, []tile{{rows: 32, byRows: dot32x16RowsAMX}, {rows: 16, byRows: dot16x16RowsAMX}}},
 			},
-			expPairs: expPairsAVX512BF16, pair: pairAVX512BF16, rows: 16, depth: 16,
+			expPairs: expPairsAVX512BF16, pair: pairAVX512BF16, rows: 16, depth: 16, tiling: Tiling{TileRows: 32, BlockKeys: 512, StripKeys: 32},
+			begin: beginAMX, end: endAMX,
 			dot: dotAMX, flops: 4 * 2 * 16 * 16 * 32,
 		}
 		sets = append(sets, &amx)

@@ -2,6 +2,8 @@ package kernel
 
 import (
 	"fmt"
+	"math"
+	"runtime"
 	"unsafe"
 )
 
@@ -12,8 +14,36 @@ func (s *Set) Pairs() bool { return s.pairs != nil }
 // PairRows is the number of rows of a that GemmPairs takes at once: row counts are multiples of it.
 func (s *Set) PairRows() int { return s.pairs.rows }
 
+// A Tiling is how many query rows should meet how many keys at a time, and the scores of how many of those keys should be
+// made into weights before those of the next are computed.
+type Tiling struct{ TileRows, BlockKeys, StripKeys int }
+
+// PairTiling returns the tiling that suits the level's products of pairs. A level that wants strips shorter than a block
+// sums values pair after pair, so that it makes no difference how GemmValues is cut into calls.
+//
+// AMX is so fast that what its products read and write should not leave the first-level cache: strips of 32 keys; and that
+// loading and storing the sums of a tile is dear: blocks of 512 keys. Measured at dim 128: bench/NOTES.md.
+func (s *Set) PairTiling() Tiling { return s.pairs.tiling }
+
 // PairDepth is what numbers of pairs that are summed over are multiples of.
 func (s *Set) PairDepth() int { return s.pairs.depth }
+
+// BeginPairs comes before any number of calls of GemmPairs, GemmValues and Dot, and EndPairs after: AMX tiles belong to
+// a thread and have to be set up, and the goroutine stays on its thread meanwhile.
+func (s *Set) BeginPairs() {
+	if s.pairs.begin != nil {
+		runtime.LockOSThread()
+		s.pairs.begin()
+	}
+}
+
+// EndPairs ends what BeginPairs began.
+func (s *Set) EndPairs() {
+	if s.pairs.begin != nil {
+		s.pairs.end()
+		runtime.UnlockOSThread()
+	}
+}
 
 // GemmPairs computes the m×n matrix c = a·b, or c += a·b when add is set, over the k pairs of a row of a, which start
 // at a[i*lda], and b[p*ldb+j]. n is a multiple of Lanes, m of PairRows and k of PairDepth.
@@ -37,6 +67,17 @@ func (s *Set) emptyPairs(name string, m, n, k int) bool {
 // single lets matrices of pairs pass where tiles want float32s: both are read 4 bytes at a time.
 func single[T uint16 | uint32 | float32](p *T) *float32 { return (*float32)(unsafe.Pointer(p)) }
 
+var zeros [256]uint16
+
+// RoundToBFloat16 returns the bits of the bfloat16 nearest to x, the even one of two; a NaN stays one.
+func RoundToBFloat16(x float32) uint16 {
+	b := math.Float32bits(x)
+	if x != x {
+		return uint16(b>>16 | 1<<6)
+	}
+	return uint16((b + 0x7fff + b>>16&1) >> 16)
+}
+
 // PackValues packs the values of n ≤ 2·pairs keys, the dim numbers of key j from v[j*ldv] on, for GemmValues, with zeros
 // for keys that are missing, and reports whether all are finite. dim is a multiple of Lanes, pairs one of PairDepth; dst
 // holds pairs·dim pairs, and buf as many.
@@ -49,10 +90,9 @@ func (s *Set) PackValues(n, dim, pairs int, v []uint16, ldv int, dst, buf []uint
 	if s.pairs.byRows() {
 		to = buf
 	}
-	var zero [256]uint16
 	bad := uint32(0)
 	for p := range (n + 1) / 2 {
-		odd := zero[:dim]
+		odd := zeros[:dim]
 		if 2*p+1 < n {
 			odd = v[(2*p+1)*ldv:]
 		}
@@ -67,31 +107,32 @@ func (s *Set) PackValues(n, dim, pairs int, v []uint16, ldv int, dst, buf []uint
 	return bad == 0
 }
 
-// GemmValues computes c[d*ldc+j] += Σ v[d][p]·w[p*ldw+j], over the pairs p of the values that PackValues packed into v and
-// for j in [0, n), n a multiple of Lanes. depth ≤ pairs, a multiple of PairDepth, is how many pairs are summed over.
-func (s *Set) GemmValues(dim, n, depth, pairs int, v []uint32, w []uint32, ldw int, c []float32, ldc int) {
-	if s.emptyPairs("GemmValues", dim, n, depth) {
+// GemmValues computes c[d*ldc+j] += Σ v[d][p]·w[p*ldw+j], over the pairs p in [from, to) of the values that PackValues
+// packed into v and for j in [0, n), n a multiple of Lanes. from and to − from are multiples of PairDepth, to ≤ pairs.
+func (s *Set) GemmValues(dim, n, from, to, pairs int, v []uint32, w []uint32, ldw int, c []float32, ldc int) {
+	if s.emptyPairs("GemmValues", dim, n, to-from) {
 		return
 	}
-	_, _, _ = v[pairs*dim-1], w[(depth-1)*ldw+n-1], c[(dim-1)*ldc+n-1]
-	rows, ars, lda := false, 1, dim
+	_, _, _ = v[pairs*dim-1], w[(to-1)*ldw+n-1], c[(dim-1)*ldc+n-1]
+	rows, first, ars, lda := false, from*dim, 1, dim
 	if s.pairs.byRows() {
-		rows, ars, lda = true, pairs, pairs
+		rows, first, ars, lda = true, from, pairs, pairs
 	}
-	multiply(s.pairs.tiles, dim, n, depth, rows, single(&v[0]), uintptr(ars)*size, uintptr(lda)*size, single(&w[0]), uintptr(ldw)*size, &c[0], uintptr(ldc)*size, true)
+	multiply(s.pairs.tiles, dim, n, to-from, rows, single(&v[first]), uintptr(ars)*size, uintptr(lda)*size, single(&w[from*ldw]), uintptr(ldw)*size, &c[0], uintptr(ldc)*size, true)
 }
 
 // ExpPairs is ExpSum that leaves x as it is and writes the weights, rounded to bfloat16, two rows to one row of pairs
 // at dst: dst[i/2*ldd+j]. The sums are those of the weights before rounding. Missing rows up to a multiple of
-// 2·PairDepth are written as zeros.
-func (s *Set) ExpPairs(rows, n int, x []float32, ld int, scale float32, m, l []float32, dst []uint32, ldd int) {
+// 2·PairDepth are written as zeros. next, if not nil, is memory that is read next, rows ldn apart: the first 4·n bytes of as
+// many of them as x has are brought into the cache meanwhile.
+func (s *Set) ExpPairs(rows, n int, x []float32, ld int, scale float32, m, l []float32, dst []uint32, ldd int, next []uint16, ldn int) {
 	if empty("ExpPairs", rows, n) {
 		return
 	}
 	used := (rows + 1) / 2
 	pairs := (used + s.pairs.depth - 1) / s.pairs.depth * s.pairs.depth
 	_, _, _, _ = x[(rows-1)*ld+n-1], m[n-1], l[n-1], dst[(pairs-1)*ldd+n-1]
-	s.pairs.expPairs(rows, &x[0], uintptr(ld)*size, n, scale, &m[0], &l[0], &dst[0], uintptr(ldd)*size)
+	s.pairs.expPairs(rows, &x[0], uintptr(ld)*size, n, scale, &m[0], &l[0], &dst[0], uintptr(ldd)*size, unsafe.SliceData(next), uintptr(ldn)*2)
 	for p := used; p < pairs; p++ {
 		clear(dst[p*ldd : p*ldd+n])
 	}

@@ -11,7 +11,11 @@ import (
 func forPairs(t *testing.T, f func(t *testing.T, s *Set)) {
 	for _, s := range Levels() {
 		if s.Pairs() {
-			t.Run(s.Name(), func(t *testing.T) { f(t, s) })
+			t.Run(s.Name(), func(t *testing.T) {
+				s.BeginPairs()
+				defer s.EndPairs()
+				f(t, s)
+			})
 		}
 	}
 }
@@ -109,7 +113,7 @@ func TestValues(t *testing.T) {
 					}
 					c := random(r, dim*ldc)
 					before := slices.Clone(c)
-					s.GemmValues(dim, width, depth, pairs, packed, weights, ldw, c, ldc)
+					s.GemmValues(dim, width, 0, depth, pairs, packed, weights, ldw, c, ldc)
 					for i := range c {
 						d, j := i/ldc, i%ldc
 						sum := float64(before[i])
@@ -123,6 +127,16 @@ func TestValues(t *testing.T) {
 						}
 						if diff := math.Abs(float64(c[i]) - sum); !(diff <= size*float64(n+2)*0x1p-24) {
 							t.Fatalf("n=%d dim=%d: c[%d][%d] = %v, want %v", n, dim, d, j, c[i], sum)
+						}
+					}
+					if one := s.PairDepth(); depth > one { // in two parts
+						parts := slices.Clone(before)
+						s.GemmValues(dim, width, 0, one, pairs, packed, weights, ldw, parts, ldc)
+						s.GemmValues(dim, width, one, depth, pairs, packed, weights, ldw, parts, ldc)
+						for i := range c {
+							if d := math.Abs(float64(parts[i] - c[i])); !(d <= 1e-4) {
+								t.Fatalf("n=%d dim=%d: in two parts c[%d] = %v; want %v", n, dim, i, parts[i], c[i])
+							}
 						}
 					}
 					for _, bad := range []uint16{0x7f80, 0xff80, 0x7fc1, 0xffff} {
@@ -161,7 +175,7 @@ func TestExpPairs(t *testing.T) {
 				for i := range dst {
 					dst[i] = 0xabcdabcd
 				}
-				s.ExpPairs(rows, n, x, ld, 0.7, m, l, dst, ldd)
+				s.ExpPairs(rows, n, x, ld, 0.7, m, l, dst, ldd, nil, 0)
 				for i, got := range dst {
 					for half := range 2 {
 						row, j := i/ldd*2+half, i%ldd
@@ -203,7 +217,7 @@ func BenchmarkPairs(b *testing.B) {
 		if !s.Pairs() {
 			continue
 		}
-		const rows, keys, dim = 48, 128, 128
+		const rows, keys, dim = 64, 128, 128
 		k, q := make([]uint16, keys*dim), make([]uint32, rows*dim/2)
 		v, buf, p := make([]uint32, keys*dim/2), make([]uint32, keys*dim/2), make([]uint32, keys/2*rows)
 		st, o, m, l := make([]float32, rows*keys), make([]float32, rows*dim), make([]float32, rows), make([]float32, rows)
@@ -214,12 +228,14 @@ func BenchmarkPairs(b *testing.B) {
 		}{
 			{"peak", func() float64 { return s.Dot(1000) }},
 			{"scores", func() float64 { s.GemmPairs(keys, rows, dim/2, k, dim, q, rows, st, rows, false); return flops }},
-			{"values", func() float64 { s.GemmValues(dim, rows, keys/2, keys/2, v, p, rows, o, rows); return flops }},
+			{"values", func() float64 { s.GemmValues(dim, rows, 0, keys/2, keys/2, v, p, rows, o, rows); return flops }},
 			{"max", func() float64 { s.ColMax(keys, rows, st, rows, 1, 8, m, l); return flops }},
-			{"exp", func() float64 { s.ExpPairs(keys, rows, st, rows, 1, m, l, p, rows); return flops }},
+			{"exp", func() float64 { s.ExpPairs(keys, rows, st, rows, 1, m, l, p, rows, nil, 0); return flops }},
 			{"pack", func() float64 { s.PackValues(keys, dim, keys/2, k, dim, v, buf); return flops }},
 		} {
 			b.Run(s.Name()+"/"+c.name, func(b *testing.B) {
+				s.BeginPairs()
+				defer s.EndPairs()
 				var done float64
 				for b.Loop() {
 					done += c.f()

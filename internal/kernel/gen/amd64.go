@@ -77,10 +77,11 @@ func amd64() *printer {
 	p.pair()
 	p.dot()
 	for _, rows := range []int{2, 1} {
-		for _, cols := range []int{3, 2, 1} {
+		for _, cols := range []int{4, 2, 1} {
 			p.amx(rows, cols)
 		}
 	}
+	p.amxTiles()
 	p.amxPeak()
 	return out
 }
@@ -269,7 +270,7 @@ func (p x86) colMax() {
 // replace their scores or, with pairs, are rounded and written to another matrix, two rows to one.
 func (p x86) exp(pairs bool) {
 	if pairs {
-		p.text("expPairs"+p.name, "rows int, x *float32, ld uintptr, n int, scale float32, m, l *float32, dst *uint32, ldd uintptr", 72)
+		p.text("expPairs"+p.name, "rows int, x *float32, ld uintptr, n int, scale float32, m, l *float32, dst *uint32, ldd uintptr, next *uint16, ldn uintptr", 88)
 	} else {
 		p.text("expSum"+p.name, "rows int, x *float32, ld uintptr, n int, scale float32, m, l *float32", 56)
 	}
@@ -282,7 +283,7 @@ func (p x86) exp(pairs bool) {
 	}
 	p.f("\tVBROADCASTSS ·expLow+0(SB), %s\n\tVBROADCASTSS scale+32(FP), %s", p.v(low), p.v(scale))
 	if pairs {
-		p.f("\tMOVQ dst+56(FP), R10\n\tMOVQ ldd+64(FP), R11\n\tVMOVDQU32 ·interleave+0(SB), Z16")
+		p.f("\tMOVQ dst+56(FP), R10\n\tMOVQ ldd+64(FP), R11\n\tVMOVDQU32 ·interleave+0(SB), Z16\n\tMOVQ next+72(FP), R13\n\tMOVQ ldn+80(FP), R14")
 	}
 	m := func(j int) string { return p.v(j) }
 	l := func(j int) string { return p.v(2 + j) }
@@ -320,11 +321,12 @@ func (p x86) exp(pairs bool) {
 			}
 			p.f("\tADDQ R8, SI\n\tDECQ R9\n\tJNZ row")
 		} else {
-			p.f("\tVXORPS Z3, Z3, Z3\n\tMOVQ R10, R12\n\tSUBQ $2, R9\n\tJLT last\n\nrow:")
+			p.f("\tVXORPS Z3, Z3, Z3\n\tMOVQ R10, R12\n\tMOVQ R13, R15\n\tSUBQ $2, R9\n\tJLT last\n\nrow:")
 			store := func() {
 				p.cvtne2ps2bf16(6, 17, 6)
 				p.f("\tVPERMW Z6, Z16, Z6\n\tVMOVDQU32 Z6, (R12)\n\tADDQ R11, R12")
 			}
+			p.f("\tPREFETCHT0 (R15)\n\tPREFETCHT0 (R15)(R14*1)\n\tLEAQ (R15)(R14*2), R15")
 			one("(SI)", 0, p.v(6))
 			one("(SI)(R8*1)", 0, p.v(17))
 			p.f("\tVADDPS Z6, Z2, Z2\n\tVADDPS Z17, Z3, Z3")
@@ -333,7 +335,7 @@ func (p x86) exp(pairs bool) {
 			one("(SI)", 0, p.v(6))
 			p.f("\tVADDPS Z6, Z2, Z2\n\tVXORPS Z17, Z17, Z17")
 			store()
-			p.f("\nwhole:\n\tVADDPS Z3, Z2, Z2\n\tADDQ $%d, R10", columns*4)
+			p.f("\nwhole:\n\tVADDPS Z3, Z2, Z2\n\tADDQ $%[1]d, R10\n\tADDQ $64, R13", columns*4)
 		}
 		for j := range vecs {
 			p.f("\tVADDPS %[2]d(BX), %[1]s, %[1]s\n\tVMOVUPS %[1]s, %[2]d(BX)", l(j), j*p.lanes*4)
