@@ -18,7 +18,8 @@ func config() Config {
 	return Config{
 		Workload: "mixture", Seed: 1, Lengths: []int{256, 400}, Heads: 4, KVHeads: 2, Dim: 32,
 		Methods: []anchor.Planner{anchor.Dense(), anchor.AnchorAttention(anchor.Params{Block: 16, Step: 2, Init: 8, Local: 8, Theta: 8, Tail: 4})},
-		Runs:    2, Threads: 2, AuditRows: 16,
+		DTypes:  []anchor.DType{anchor.Float32},
+		Runs:    2, Threads: []int{2}, AuditRows: 16,
 	}
 }
 
@@ -67,8 +68,10 @@ func TestRun(t *testing.T) {
 			t.Errorf("anchor at %d has density %g, recall %g, at least %g", r.N, r.Density, r.RecallMean, r.RecallMin)
 		}
 	}
-	if len(report.Peak) != 2 || !(report.Peak[1] > 0) || !(report.Peak[2] > 0) {
-		t.Errorf("peak is %v; want those of 1 and 2 threads", report.Peak)
+	for name, p := range map[string]Peak{"multiply-adds": report.FMA, "memory": report.Read} {
+		if len(p) != 2 || !(p[1] > 0) || !(p[2] > 0) {
+			t.Errorf("peak of %s is %v; want those of 1 and 2 threads", name, p)
+		}
 	}
 	if !slices.IsSorted(shares) || len(shares) == 0 || shares[len(shares)-1] != 1 {
 		t.Errorf("progress is %v; want shares ascending to 1", shares)
@@ -78,7 +81,7 @@ func TestRun(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, field := range strings.Fields("method isa dtype workload n heads kv_heads dim threads runs seconds_median gflops executed_gflops density recall_mean recall_min speedup_vs_dense stage_seconds") {
+	for _, field := range strings.Fields("queries of_peak pairs runs_kept noisy time_vs_dense rate_vs_dense scratch_mib_per_thread dense_share method isa dtype workload n heads kv_heads dim threads runs seconds_median gflops executed_gflops density recall_mean recall_min speedup_vs_dense stage_seconds") {
 		if !strings.Contains(string(line), `"`+field+`":`) {
 			t.Errorf("%s has no field %s", line, field)
 		}
@@ -87,21 +90,120 @@ func TestRun(t *testing.T) {
 	if err := report.Write(&table); err != nil {
 		t.Fatal(err)
 	}
-	if lines := strings.Split(table.String(), "\n"); len(lines) != 10 {
-		t.Errorf("table has %d lines; want 10:\n%s", len(lines), table.String())
+	for _, want := range []string{"   256  ", "   400  ", "time over dense's", "256 → 400", "Most seen of multiply-adds"} {
+		if !strings.Contains(table.String(), want) {
+			t.Errorf("table has no %q:\n%s", want, table.String())
+		}
 	}
 }
 
-// The peak is measured on powers of two and on all threads asked for.
+// The peak is measured on powers of two and on all numbers of threads asked for.
 func TestPeakThreads(t *testing.T) {
-	for threads, want := range map[int][]int{1: {1}, 2: {1, 2}, 6: {1, 2, 4, 6}} {
-		p := make(Peak)
-		if err := p.measure(context.Background(), threads); err != nil {
+	for _, k := range []struct{ threads, want []int }{{[]int{1}, []int{1}}, {[]int{2}, []int{1, 2}}, {[]int{3, 6}, []int{1, 2, 3, 4, 6}}} {
+		m, err := newMeter(k.threads)
+		if err != nil {
 			t.Fatal(err)
 		}
-		if got := slices.Sorted(maps.Keys(p)); !slices.Equal(got, want) {
-			t.Errorf("%d threads: measured on %v; want %v", threads, got, want)
+		m.memory = []float32{1, 2, 3, 4, 5, 6}
+		if err := m.best(context.Background()); err != nil {
+			t.Fatal(err)
 		}
+		for _, p := range []Peak{m.peaks.FMA, m.peaks.Read} {
+			if got := slices.Sorted(maps.Keys(p)); !slices.Equal(got, k.want) {
+				t.Errorf("%d threads: measured on %v; want %v", k.threads, got, k.want)
+			}
+		}
+	}
+}
+
+// The interval of a median holds the order statistics that 95 % of samples have on either side of it.
+func TestRatio(t *testing.T) {
+	for n, want := range map[int][2]float64{1: {0, 0}, 5: {0, 4}, 6: {0, 5}, 10: {1, 8}, 100: {39, 60}, 200: {85, 114}} {
+		var rounds []int
+		for i := range n {
+			rounds = append(rounds, n-1-i)
+		}
+		r := ratio(rounds, func(i int) float64 { return float64(i) })
+		if r.Low != want[0] || r.High != want[1] || r.Median != float64(n-1)/2 {
+			t.Errorf("of 0 … %d: %v; want the median in %v", n-1, r, want)
+		}
+	}
+	if r := ratio(nil, nil); r != nil {
+		t.Errorf("of nothing: %v", r)
+	}
+}
+
+// Runs beside which the machine could do less than 90 % of its best do not count, unless most are so.
+func TestQuiet(t *testing.T) {
+	x := &contestant{dtype: anchor.Float32, threads: 2}
+	m := &meter{peaks: Peaks{FMA: Peak{2: 100}}, kernels: kernel.Levels()[0]}
+	for _, fma := range []float64{95, 100, 80, 99, 98} {
+		m.readings = append(m.readings, reading{fma: Peak{2: fma}})
+	}
+	for _, before := range []int{0, 0, 1, 2, 3} {
+		x.runs = append(x.runs, timed{before: before})
+	}
+	if got := m.quiet(x); !slices.Equal(got, []int{0, 1, 4}) || m.noisy(x) {
+		t.Errorf("runs %v are quiet, noisy: %v; want 0, 1 and 4", got, m.noisy(x))
+	}
+	x.runs[4].before = 1
+	if got := m.quiet(x); len(got) != 5 || !m.noisy(x) {
+		t.Errorf("of mostly disturbed runs %v are quiet, noisy: %v; want all", got, m.noisy(x))
+	}
+}
+
+// Other types of inputs, numbers of threads and a few queries: every contestant is measured, and compared with its like.
+func TestContestants(t *testing.T) {
+	c := config()
+	c.Methods = append(c.Methods, anchor.Auto(anchor.DefaultParams()))
+	c.DTypes = []anchor.DType{anchor.Float32, anchor.BFloat16, anchor.Float16}
+	c.Threads, c.Queries, c.Runs, c.Lengths = []int{1, 2}, 3, 3, []int{200}
+	report, err := Run(context.Background(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(report.Results) != 18 {
+		t.Fatalf("%d results; want 18", len(report.Results))
+	}
+	seen := map[string]bool{}
+	for _, r := range report.Results {
+		seen[r.Method+r.DType+string(rune('0'+r.Threads))] = true
+		if r.Queries != 3 || !(r.OfRead > 0) || !(r.OfPeak > 0) || r.RunsKept < 2 || r.TimeVsDense == nil || (r.Scaling != nil) != (r.Threads == 2) {
+			t.Errorf("%+v", r)
+		}
+		if r.Method == "dense" && (*r.TimeVsDense != Ratio{1, 1, 1}) {
+			t.Errorf("dense takes %v of its own time", r.TimeVsDense)
+		}
+		bytes := 2 * 2 * 200 * 32 * 4.0
+		if r.DType != "F32" {
+			bytes /= 2
+		}
+		if got := r.ReadGBs * r.Seconds * 1e9; math.Abs(got-bytes) > 1 {
+			t.Errorf("%s: %g bytes read; want %g", r.DType, got, bytes)
+		}
+	}
+	if len(seen) != 18 {
+		t.Errorf("contestants are %v; want 18", seen)
+	}
+}
+
+// A tuned cost is a number of rows, and what is not used here keeps its default.
+func TestTune(t *testing.T) {
+	if set, err := kernel.Default(); err != nil || set.Name() == "generic" {
+		t.Skip("takes long without vector kernels")
+	}
+	last := 0.0
+	costs, err := Tune(context.Background(), 1, func(share float64) { last = share })
+	if err != nil {
+		t.Skip(err) // a busy machine
+	}
+	if err := costs.Validate(); err != nil || costs.GatherRows > 1e4 || last != 1 {
+		t.Errorf("%+v, %v, progress up to %v", costs, err, last)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if _, err := Tune(ctx, 1, nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v; want %v", err, context.Canceled)
 	}
 }
 
@@ -151,7 +253,7 @@ func TestErrors(t *testing.T) {
 		{func(c *Config) { c.Methods = nil }, "no methods"},
 		{func(c *Config) { c.Methods = []anchor.Planner{anchor.AnchorAttention(anchor.Params{})} }, "Params.Block is 0"},
 		{func(c *Config) { c.Runs = 0 }, "runs are 0"},
-		{func(c *Config) { c.Threads = -1 }, "threads are -1"},
+		{func(c *Config) { c.Threads = []int{-1} }, "threads are -1"},
 		{func(c *Config) { c.AuditRows = 0 }, "audited rows are 0"},
 	} {
 		c := config()

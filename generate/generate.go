@@ -16,6 +16,7 @@ type Request struct {
 	Prompt    []int32        // token ids, at least one
 	MaxTokens int            // tokens to generate at most, ≥ 1
 	Planner   anchor.Planner // attention of the prompt; every generated token sees all keys
+	Costs     *anchor.Costs  // see anchor.Options
 	Threads   int            // goroutines to use; 0 means GOMAXPROCS
 	AuditRows int            // rows of the prompt, of each head and layer, whose exact recall is measured; 0 means no audit
 
@@ -67,7 +68,7 @@ func Greedy(ctx context.Context, m *model.Model, r Request) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	opt := model.ForwardOptions{Planner: r.Planner, Threads: r.Threads, AuditRows: r.AuditRows, Prompt: len(r.Prompt), Progress: r.Progress}
+	opt := model.ForwardOptions{Planner: r.Planner, Costs: r.Costs, Threads: r.Threads, AuditRows: r.AuditRows, Prompt: len(r.Prompt), Progress: r.Progress}
 	logits, stats, err := m.Forward(ctx, cache, r.Prompt, opt)
 	if err != nil {
 		return nil, err

@@ -14,6 +14,7 @@ import (
 // ForwardOptions say how to run a model.
 type ForwardOptions struct {
 	Planner   anchor.Planner // which keys each row of queries sees
+	Costs     *anchor.Costs  // see anchor.Options
 	Threads   int            // goroutines to use; 0 means GOMAXPROCS
 	AuditRows int            // rows of each head and layer whose exact recall is measured; 0 means no audit
 	Prompt    int            // length of the whole prompt, as in anchor.Sequence
@@ -287,7 +288,7 @@ func (f *forward) attend(ctx context.Context, layer int) (*anchor.Result, error)
 	view := func(data []float32) anchor.Tensor {
 		return anchor.FromFloat32(data, c.KVHeads, total, c.HeadDim).Strided(f.cache.capacity*c.HeadDim, c.HeadDim)
 	}
-	opt := anchor.Options{Planner: f.opt.Planner, Threads: f.opt.Threads, AuditRows: f.opt.AuditRows}
+	opt := anchor.Options{Planner: f.opt.Planner, Costs: f.opt.Costs, Threads: f.opt.Threads, AuditRows: f.opt.AuditRows}
 	if f.opt.Progress != nil {
 		opt.Progress = func(share float64) { f.progress(0, f.attention, share) }
 	}

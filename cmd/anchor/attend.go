@@ -45,7 +45,9 @@ OUT and FILE are written beside and then renamed, FILE first: upon an error OUT 
 
 With --json, one object is printed: method, isa, dtype, batch, heads, kv_heads, dim,
 queries, keys, prompt, scale, threads, params (null for dense), seconds,
-stage_seconds, density, stripes, non_finite_rows, and recall {mean, p5, min} if audited.`,
+stage_seconds, density, dense_share (of the groups of rows planned by head, those that
+the method auto attended to densely), stripes, non_finite_rows, and recall {mean, p5,
+min} if audited.`,
 		Example: `  anchor attend qkv.safetensors -o out.safetensors
   anchor attend qkv.safetensors -o out.safetensors --theta 8 --audit 256
   anchor attend qkv.safetensors -o out.safetensors --method dense --json`,
@@ -61,6 +63,7 @@ stage_seconds, density, stripes, non_finite_rows, and recall {mean, p5, min} if 
 	f.IntVar(&a.prompt, "prompt", 0, "`positions` in the whole prompt, of which the tail is the end; 0 means as many as keys")
 	f.IntVar(&a.audit, "audit", 0, "`rows` of each head whose exact recall is measured")
 	a.params = paramFlags(c)
+	a.costs = costsFlag(c)
 	a.threads = threadsFlag(c)
 	a.json = jsonFlag(c, "the measurements as one JSON object")
 	c.RunE = func(c *cobra.Command, args []string) error {
@@ -77,6 +80,7 @@ type attend struct {
 	scaled               bool // scale was given
 	prompt, audit        int
 	params               *anchor.Params
+	costs                *string
 	threads              *int
 	json                 *bool
 }
@@ -90,7 +94,7 @@ func (a *attend) run(c *cobra.Command, in string) (err error) {
 	case a.out == "":
 		return usageError{errors.New("-o OUT is missing; want a file to write")}
 	case a.stripes != "" && a.method == "dense":
-		return usageError{errors.New("--stripes with --method dense, which has none; want --method anchor")}
+		return usageError{errors.New("--stripes with --method dense, which has none; want --method anchor or auto")}
 	case *a.threads < 0:
 		return usageError{fmt.Errorf("--threads is %d; want ≥ 0", *a.threads)}
 	case a.audit < 0:
@@ -99,6 +103,10 @@ func (a *attend) run(c *cobra.Command, in string) (err error) {
 		return usageError{fmt.Errorf("--prompt is %d; want ≥ 0", a.prompt)}
 	case a.scaled && a.scale-a.scale != 0:
 		return usageError{fmt.Errorf("--scale is %v; want a finite number", a.scale)}
+	}
+	costs, err := readCosts(*a.costs)
+	if err != nil {
+		return err
 	}
 	file, err := safetensors.Open(in)
 	if err != nil {
@@ -115,7 +123,7 @@ func (a *attend) run(c *cobra.Command, in string) (err error) {
 
 	bar := startProgress(c.ErrOrStderr(), "attending")
 	defer bar.end()
-	opt := anchor.Options{Planner: method, Threads: *a.threads, AuditRows: a.audit, Stripes: a.stripes != "", Progress: bar.report}
+	opt := anchor.Options{Planner: method, Threads: *a.threads, AuditRows: a.audit, Stripes: a.stripes != "", Costs: costs, Progress: bar.report}
 	if a.scaled {
 		opt.Scale = &a.scale
 	}
@@ -319,6 +327,7 @@ type attendReport struct {
 	Seconds       float64            `json:"seconds"`
 	StageSeconds  map[string]float64 `json:"stage_seconds"`
 	Density       float64            `json:"density"`
+	DenseShare    float64            `json:"dense_share"` // of the groups planned by head
 	Stripes       int64              `json:"stripes"`
 	NonFiniteRows int64              `json:"non_finite_rows"`
 	Recall        *anchor.Recall     `json:"recall,omitempty"`
@@ -332,7 +341,7 @@ func (a *attend) report(b *batch, res *anchor.Result) attendReport {
 		Heads: heads, KVHeads: kvHeads, Dim: dim, Queries: queries, Keys: keys, Prompt: a.prompt, Scale: a.scale,
 		Threads: parallel.Threads(*a.threads), Params: reportParams(a.method, *a.params),
 		Seconds: res.Seconds, StageSeconds: res.StageSeconds(),
-		Density: res.Density(), Stripes: res.Stripes, NonFiniteRows: res.NonFiniteRows,
+		Density: res.Density(), DenseShare: res.DenseShare(), Stripes: res.Stripes, NonFiniteRows: res.NonFiniteRows,
 	}
 	if b.k.DType != b.q.DType || b.v.DType != b.q.DType {
 		r.DType = b.q.DType + "/" + b.k.DType + "/" + b.v.DType
@@ -361,7 +370,11 @@ func (r attendReport) write(w io.Writer) error {
 		}
 	}
 	fmt.Fprintf(t, "seconds\t%.3f (%s)\n", r.Seconds, strings.Join(parts, ", "))
-	fmt.Fprintf(t, "density\t%.2f %%, stripes: %d\n", 100*r.Density, r.Stripes)
+	fmt.Fprintf(t, "density\t%.2f %%, stripes: %d", 100*r.Density, r.Stripes)
+	if r.Method == "auto" {
+		fmt.Fprintf(t, ", groups that went dense: %.0f %%", 100*r.DenseShare)
+	}
+	fmt.Fprintln(t)
 	if r.Recall != nil {
 		fmt.Fprintf(t, "recall\tmean %.5f, 5th percentile %.5f, minimum %.5f\n", r.Recall.Mean, r.Recall.P5, r.Recall.Min)
 	}

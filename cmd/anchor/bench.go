@@ -11,44 +11,65 @@ func newBench() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "bench [flags]",
 		Short: "Measure attention on synthetic heads",
-		Long: `Bench measures methods of attention on synthetic heads, in single precision:
-time, the share of the machine's peak, density (attended over causal pairs of row
-and key) and recall (share of the true softmax mass on the keys attended).
+		Long: `Bench measures methods of attention on synthetic heads: time, the share of what
+the machine can do, density (attended over causal pairs of row and key) and recall
+(share of the true softmax mass on the keys attended).
 
-At each length every method runs once with an audit of its recall, untimed, and
-then takes turns with the others on the clock. GFLOP/s counts 2·heads·dim·n²
-operations, those of dense attention, whatever a method leaves out; executed
-GFLOP/s counts what it does.
+At each length every contestant (a method, a type of inputs and a number of
+threads) runs once with an audit of its recall, untimed, and then takes turns with
+the others on the clock, for so many rounds. Ratios are taken within rounds. What
+the machine can do is measured beside each run; rounds in which it was doing other
+things are left out.
+
+GFLOP/s counts the operations of dense attention, whatever a method leaves out;
+executed GFLOP/s counts what it does.
 
 Workloads: mixture has sink, local, stripe and diffuse heads in turn; in diffuse
 every head is flat, so that there is nothing to leave out.
 
-With --json, each result is an object on a line of its own, as soon as it is there:
+With --json, each result is an object on a line of its own, as soon as all of its
+length are there:
 
-  method             dense or anchor
-  isa                level of the kernels: generic, avx2 or avx512
+  method             dense, anchor or auto
+  isa                level of the kernels: generic, avx2, avx512, avx512bf16, amx
+                     or neon
   dtype              type of the elements of queries, keys and values
   workload           kind of heads
-  n                  tokens
+  n, queries         tokens, and how many of them ask
   heads, kv_heads    query heads; key and value heads
   dim                numbers in a row of a head
   threads            goroutines computed on
-  runs               timed runs
+  runs, runs_kept    timed rounds, and those quiet enough to count
+  noisy              less than half were, so that all count
   seconds_median, seconds_min, seconds_max
-                     of the timed runs
+                     of one call
   gflops             GFLOP/s, counting the operations of dense attention
   executed_gflops    GFLOP/s, counting those that the method did
+  of_peak            that over the peak measured beside: of multiply-adds in single
+                     precision or, with pairs, of products of bfloat16 pairs
+  of_read, read_gbs  of up to 64 queries: keys and values read in GB/s, and that
+                     over the rate at which memory can be read
   density            attended over causal pairs of row and key
+  dense_share        of the groups planned by head, those that went dense
   recall_mean, recall_min
                      share of the true softmax mass, over the audited rows
+  scratch_mib_per_thread
+                     memory beyond inputs and outputs
   speedup_vs_dense   dense attention's median over this one; absent without dense
-  stage_seconds      seconds in each stage of the run with the median time
+  time_vs_dense, rate_vs_dense
+                     time and executed rate over dense's in the same round:
+                     {median, low, high}, the last two a 95 % confidence interval
+  speedup_vs_threads over the first number of threads, likewise
+  stage_seconds      seconds in each stage of the run nearest to the median time
 
-The last line is {"peak": {"1": GFLOP/s, "2": …}}, the most that the multiply-add
-units were seen to do on 1, 2, 4, … threads and on all that were asked for.`,
+The last line is {"peak": {"1": GFLOP/s, "2": …}, "dot_peak": …, "read_peak": …,
+"growth": […]}: the most that the machine was seen to do on 1, 2, 4, … threads and on
+all that were asked for, and how times grew from each length to the next.`,
 		Example: `  anchor bench
-  anchor bench --lengths 32768,131072 --runs 3
-  anchor bench --workload diffuse --methods dense,anchor --theta 6 --json`,
+  anchor bench --lengths 32768,131072 --runs 3 --dtypes F32,BF16
+  anchor bench --lengths 4096 --methods dense,auto --workload diffuse --runs 200
+  anchor bench --lengths 8192 --threads 1,2 --methods dense
+  anchor bench --lengths 32768 --queries 1 --methods dense --json`,
 		Args:    takes(),
 		PreRunE: checkKernels,
 	}
@@ -58,10 +79,13 @@ units were seen to do on 1, 2, 4, … threads and on all that were asked for.`,
 	f.IntVar(&cfg.Heads, "heads", 8, "query `heads`")
 	f.IntVar(&cfg.KVHeads, "kv-heads", 2, "key and value `heads`, which divide the query heads")
 	f.IntVar(&cfg.Dim, "dim", 128, "`numbers` in a row of a head, 16 to 256")
+	f.IntVar(&cfg.Queries, "queries", 0, "how many of the `tokens`, the last ones, ask; 0 means all")
 	names := f.StringSlice("methods", []string{"dense", "anchor"}, "`methods` to measure: "+strings.Join(methods, ", "))
+	dtypes := f.StringSlice("dtypes", []string{"F32"}, "`types` of queries, keys and values: F32, BF16, F16")
 	f.StringVar(&cfg.Workload, "workload", bench.Workloads()[0], "`kind` of heads: "+strings.Join(bench.Workloads(), ", "))
-	f.IntVar(&cfg.Runs, "runs", 5, "timed `runs` of each method at each length")
-	threads := threadsFlag(c)
+	f.IntVar(&cfg.Runs, "runs", 5, "timed `rounds` at each length")
+	f.IntSliceVar(&cfg.Threads, "threads", []int{0}, "`goroutines` to compute on; 0 means one per core")
+	costs := costsFlag(c)
 	asJSON := jsonFlag(c, "results as lines of JSON")
 	params := paramFlags(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {
@@ -72,12 +96,23 @@ units were seen to do on 1, 2, 4, … threads and on all that were asked for.`,
 			}
 			cfg.Methods = append(cfg.Methods, p)
 		}
-		cfg.Threads, cfg.Seed, cfg.AuditRows = *threads, 1, 64
+		for _, name := range *dtypes {
+			d, err := dtype("dtypes", name)
+			if err != nil {
+				return err
+			}
+			cfg.DTypes = append(cfg.DTypes, d)
+		}
+		cfg.Seed, cfg.AuditRows = 1, 64
 		if err := cfg.Validate(); err != nil {
 			return usageError{err}
 		}
 		if *asJSON {
 			cfg.Result = func(r bench.Result) error { return printJSON(c.OutOrStdout(), r) }
+		}
+		var err error
+		if cfg.Costs, err = readCosts(*costs); err != nil {
+			return err
 		}
 		bar := startProgress(c.ErrOrStderr(), "measuring")
 		defer bar.end()
@@ -88,7 +123,7 @@ units were seen to do on 1, 2, 4, … threads and on all that were asked for.`,
 		}
 		bar.end()
 		if *asJSON {
-			return printJSON(c.OutOrStdout(), map[string]bench.Peak{"peak": report.Peak})
+			return printJSON(c.OutOrStdout(), report)
 		}
 		return report.Write(c.OutOrStdout())
 	}

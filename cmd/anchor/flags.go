@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 
 	"github.com/anchorattention/anchor"
@@ -34,8 +35,40 @@ func jsonFlag(c *cobra.Command, what string) *bool {
 	return c.Flags().Bool("json", false, "print "+what+" to stdout, and nothing else")
 }
 
+// dtype returns the type of elements of a name that was given to a flag.
+func dtype(flag, name string) (anchor.DType, error) {
+	var names []string
+	for _, d := range []anchor.DType{anchor.Float32, anchor.BFloat16, anchor.Float16} {
+		if d.String() == name {
+			return d, nil
+		}
+		names = append(names, d.String())
+	}
+	return 0, usageError{fmt.Errorf("--%s is %q; want one of %s", flag, name, strings.Join(names, ", "))}
+}
+
+func costsFlag(c *cobra.Command) *string {
+	return c.Flags().String("costs", "", "`file` that \"anchor tune\" wrote; without, costs of a typical server")
+}
+
+// readCosts reads a file of costs, nil if there is no name.
+func readCosts(name string) (*anchor.Costs, error) {
+	if name == "" {
+		return nil, nil
+	}
+	data, err := os.ReadFile(name)
+	if err != nil {
+		return nil, err
+	}
+	costs := anchor.DefaultCosts()
+	if err := json.Unmarshal(data, &costs); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return &costs, nil
+}
+
 // methods are the names of the methods of attention.
-var methods = []string{"anchor", "dense"}
+var methods = []string{"anchor", "auto", "dense"}
 
 // planner returns the method of a name that was given to a flag.
 func planner(flag, name string, p anchor.Params) (anchor.Planner, error) {
@@ -43,6 +76,8 @@ func planner(flag, name string, p anchor.Params) (anchor.Planner, error) {
 	switch name {
 	case "anchor":
 		method = anchor.AnchorAttention(p)
+	case "auto":
+		method = anchor.Auto(p)
 	case "dense":
 		method = anchor.Dense()
 	default:
@@ -83,7 +118,7 @@ func checkKernels(*cobra.Command, []string) error {
 
 // reportParams returns the parameters to report, nil for a method that has none.
 func reportParams(method string, p anchor.Params) *anchor.Params {
-	if method != "anchor" {
+	if method == "dense" {
 		return nil
 	}
 	return &p

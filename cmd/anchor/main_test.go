@@ -113,7 +113,7 @@ func TestErrors(t *testing.T) {
 		{[]string{"attend", in, "-o", dir}, 1, "not a regular file"},
 		{[]string{"attend", in, "-o", dir + "/no/out"}, 1, "no such file"},
 		{[]string{"attend", dir + "/no", "-o", out}, 1, "no such file"},
-		{[]string{"attend", in, "-o", out, "--method", "x"}, 2, `--method is "x"; want one of anchor, dense`},
+		{[]string{"attend", in, "-o", out, "--method", "x"}, 2, `--method is "x"; want one of anchor, auto, dense`},
 		{[]string{"attend", in, "-o", out, "--theta", "x"}, 2, `--theta is "x"; want a number in double precision, inf or -inf`},
 		{[]string{"attend", in, "-o", out, "--theta", "nan"}, 2, "--theta is NaN"},
 		{[]string{"attend", in, "-o", out, "--block", "0"}, 2, "--block is 0; want 1 … "},
@@ -141,6 +141,13 @@ func TestErrors(t *testing.T) {
 		{[]string{"bench", "--methods", "x"}, 2, `--methods is "x"`},
 		{[]string{"bench", "--workload", "x"}, 2, `workload is "x"`},
 		{[]string{"bench", "--runs", "0"}, 2, "runs are 0"},
+		{[]string{"bench", "--dtypes", "F64"}, 2, `--dtypes is "F64"; want one of F32, BF16, F16`},
+		{[]string{"bench", "--threads", "-1"}, 2, "threads are -1"},
+		{[]string{"bench", "--queries", "2000"}, 2, "queries are 2000; want at most the length, 1024"},
+		{[]string{"bench", "--costs", dir + "/no"}, 1, "no such file"},
+		{[]string{"attend", in, "-o", out, "--costs", in}, 1, "in: invalid character"},
+		{[]string{"tune", "--threads", "-1"}, 2, "--threads is -1"},
+		{[]string{"tune", "-o", dir}, 1, "not a regular file"},
 		{[]string{"demo", "--tokens", "1"}, 2, "prompt of 1 tokens"},
 		{[]string{"demo", "--depth", "2"}, 2, "depth is 2"},
 		{[]string{"demo", "--step", "0"}, 2, "--step is 0"},
@@ -337,7 +344,7 @@ func TestBadCPU(t *testing.T) {
 // The help of a subcommand lists the fields of its JSON.
 func TestHelpListsFields(t *testing.T) {
 	for name, report := range map[string]any{
-		"attend": attendReport{Recall: &anchor.Recall{}}, "run": generated{Recall: &anchor.Recall{}}, "bench": bench.Result{SpeedupVsDense: 1},
+		"attend": attendReport{Recall: &anchor.Recall{}}, "run": generated{Recall: &anchor.Recall{}}, "bench": bench.Result{SpeedupVsDense: 1, ReadGBs: 1, OfRead: 1, TimeVsDense: &bench.Ratio{}, RateVsDense: &bench.Ratio{}, Scaling: &bench.Ratio{}},
 	} {
 		data, err := json.Marshal(report)
 		if err != nil {
@@ -361,7 +368,7 @@ func TestParamFlags(t *testing.T) {
 	var c cobra.Command
 	paramFlags(&c)
 	for _, sub := range newRoot().Commands() {
-		if sub.Name() == "make-model" {
+		if sub.Name() == "make-model" || sub.Name() == "tune" {
 			continue
 		}
 		c.Flags().VisitAll(func(f *pflag.Flag) {

@@ -19,8 +19,8 @@ attention over a small set of keys per head, found on the fly.
 Start with "anchor demo", which needs no download.
 
 The exit status is 0 on success, 1 upon an error and 2 when the command line is
-wrong. The environment variable ANCHOR_CPU (generic, avx2 or avx512) forces a
-level of the kernels.`,
+wrong. The environment variable ANCHOR_CPU (generic, avx2, avx512, avx512bf16, amx or
+neon) forces a level of the kernels.`,
 		Version:       version(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -32,7 +32,7 @@ level of the kernels.`,
 		},
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	root.AddCommand(newDemo(), newAttend(), newRun(), newBench(), newMakeModel())
+	root.AddCommand(newDemo(), newAttend(), newRun(), newBench(), newTune(), newMakeModel())
 	root.SetFlagErrorFunc(flagError)
 	for _, c := range root.Commands() {
 		c.DisableFlagsInUseLine = true

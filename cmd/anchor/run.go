@@ -34,7 +34,7 @@ an empty line, and PROMPT.
 With --json, one object is printed instead: text, tokens (of the prompt), generated,
 ended (by the model), attention, isa, params, ttft_seconds (time to first token,
 the audit left out), attention_seconds, other_seconds, stage_seconds, density,
-stripes, recall {mean, p5, min} if audited, and decode_tokens_per_second.`,
+dense_share (of groups), stripes, recall {mean, p5, min} if audited, and decode_tokens_per_second.`,
 		Example: `  anchor run --model ./SmolLM2-135M "The capital of France is"
   anchor run --model ./SmolLM2-135M --file report.txt "In short,"
   anchor run --model ./SmolLM2-135M --file report.txt --attention dense "In short,"`,
@@ -49,6 +49,7 @@ stripes, recall {mean, p5, min} if audited, and decode_tokens_per_second.`,
 	f.IntVar(&g.maxTokens, "max-tokens", 128, "`tokens` to generate at most")
 	f.IntVar(&g.audit, "audit", 0, "`rows` of the prompt, of each head and layer, whose exact recall is measured")
 	g.params = paramFlags(c)
+	g.costs = costsFlag(c)
 	g.threads = threadsFlag(c)
 	g.json = jsonFlag(c, "text and measurements as one JSON object")
 	c.RunE = g.run
@@ -60,6 +61,7 @@ type generation struct {
 	model, file, attention string
 	maxTokens, audit       int
 	params                 *anchor.Params
+	costs                  *string
 	threads                *int
 	json                   *bool
 }
@@ -80,6 +82,10 @@ func (g *generation) run(c *cobra.Command, args []string) (err error) {
 		return usageError{fmt.Errorf("--threads is %d; want ≥ 0", *g.threads)}
 	case g.audit < 0:
 		return usageError{fmt.Errorf("--audit is %d; want ≥ 0", g.audit)}
+	}
+	costs, err := readCosts(*g.costs)
+	if err != nil {
+		return err
 	}
 	text, err := g.prompt(c.Context(), c.InOrStdin(), args)
 	if err != nil {
@@ -113,7 +119,7 @@ func (g *generation) run(c *cobra.Command, args []string) (err error) {
 	}
 	started := false
 	res, err := generate.Greedy(c.Context(), m, generate.Request{
-		Prompt: prompt, MaxTokens: g.maxTokens, Planner: method, Threads: *g.threads, AuditRows: g.audit,
+		Prompt: prompt, MaxTokens: g.maxTokens, Planner: method, Costs: costs, Threads: *g.threads, AuditRows: g.audit,
 		Progress: bar.report,
 		Token: func(id int32) error {
 			bar.end()
@@ -192,6 +198,7 @@ type generated struct {
 	OtherSeconds     float64            `json:"other_seconds"`
 	StageSeconds     map[string]float64 `json:"stage_seconds"`
 	Density          float64            `json:"density"`
+	DenseShare       float64            `json:"dense_share"` // of the groups planned by head
 	Stripes          int64              `json:"stripes"`
 	Recall           *anchor.Recall     `json:"recall,omitempty"`
 	Generated        int                `json:"generated"` // tokens
@@ -205,7 +212,7 @@ func newGenerated(attention string, params anchor.Params, tokens int, res *gener
 		Attention: attention, ISA: a.ISA, Params: reportParams(attention, params), Tokens: tokens,
 		TTFT:             res.FirstToken,
 		AttentionSeconds: res.AttentionSeconds, OtherSeconds: res.OtherSeconds,
-		StageSeconds: a.StageSeconds(), Density: a.Density(), Stripes: a.Stripes,
+		StageSeconds: a.StageSeconds(), Density: a.Density(), DenseShare: a.DenseShare(), Stripes: a.Stripes,
 		Generated: len(res.Tokens), Ended: res.Ended, TokensPerSecond: res.TokensPerSecond(),
 	}
 	if len(a.Audit) > 0 {
