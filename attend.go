@@ -129,9 +129,17 @@ type unit struct {
 	stripes          [][]int32
 }
 
-// maxRows bounds the rows of a unit over all its heads, and so a worker's memory, unless a single head has more.
-// Heads of a unit share scored and packed keys; four heads of 2048 rows share enough.
-const maxRows = 8192
+// together returns how many of the heads that share keys are done in one unit: not more than four of 2048 rows, which
+// bounds a worker's memory unless a single head has more. Those planned by head share the search over the keys before
+// them; where these are few, what that saves is less than it costs that several heads' queries and sums do not fit the
+// second-level cache. Measured: bench/NOTES.md.
+func together(rows Rows, shared int) int {
+	const maxRows, farKeys = 8192, 8
+	if n := rows.To - rows.From; rows.PerHead && rows.From <= farKeys*n {
+		return 1
+	}
+	return min(max(maxRows/(rows.To-rows.From), 1), shared)
+}
 
 // cut cuts the work into units, the longest first so that no thread is left alone with one.
 func (r *run) cut() error {
@@ -148,7 +156,7 @@ func (r *run) cut() error {
 				cost = n * (float64(rows.From)/8 + n/2)
 			}
 			shared := s.Heads / s.KVHeads
-			heads := min(max(maxRows/(rows.To-rows.From), 1), shared)
+			heads := together(rows, shared)
 			for first := 0; first < s.Heads; first += shared {
 				for h := 0; h < shared; h += heads {
 					u := unit{rows: rows, seq: i, firstHead: first + h, heads: min(heads, shared-h)}

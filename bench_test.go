@@ -5,6 +5,8 @@ import (
 	"math"
 	"math/rand/v2"
 	"testing"
+
+	"github.com/anchorattention/anchor/internal/workload"
 )
 
 // BenchmarkDense reports dense causal GFLOP/s, 2·H·D·N² over the time, at heads 8/2, dim 128.
@@ -29,6 +31,42 @@ func BenchmarkDecode(b *testing.B) {
 				attendAll(b, s)
 				b.ReportMetric(float64(2*2*128*n)*float64(dtype.size())/(float64(b.Elapsed().Nanoseconds())/float64(b.N)), "GB/s")
 			})
+		}
+	}
+}
+
+// BenchmarkMethods times methods on synthetic heads: mixed ones, and flat ones that nothing can be left out of.
+func BenchmarkMethods(b *testing.B) {
+	for _, c := range []struct {
+		workload string
+		n        int
+		methods  []Planner
+	}{
+		{"mixture", 32768, []Planner{Dense(), AnchorAttention(DefaultParams())}},
+		{"diffuse", 4096, []Planner{Dense(), Auto(DefaultParams())}},
+	} {
+		w, err := workload.Lookup(c.workload)
+		if err != nil {
+			b.Fatal(err)
+		}
+		data, err := w.Generate(workload.Size{Heads: 8, KVHeads: 2, Length: c.n, Dim: 128}, 1, 0)
+		if err != nil {
+			b.Fatal(err)
+		}
+		p := &problem{heads: 8, kvHeads: 2, dim: 128, nq: c.n, nk: c.n, q: data.Q, k: data.K, v: data.V}
+		for _, dtype := range []DType{Float32, BFloat16} {
+			s := p.as(dtype)
+			for _, m := range c.methods {
+				b.Run(fmt.Sprint(c.workload, "/", dtype, "/", m.Name()), func(b *testing.B) {
+					var res *Result
+					for b.Loop() {
+						if res, err = Attend(b.Context(), Options{Planner: m}, s); err != nil {
+							b.Fatal(err)
+						}
+					}
+					b.ReportMetric(res.FLOPs/(float64(b.Elapsed().Nanoseconds())/float64(b.N)), "GFLOP/s")
+				})
+			}
 		}
 	}
 }

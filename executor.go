@@ -20,9 +20,9 @@ const (
 	// slack is how far, in powers of two, scores may rise above the reference of the exponentials before sums
 	// are rescaled to a new one. 2^8 leaves single precision all the room it needs.
 	slack = 8
-	// stateRows rows, with their queries and sums some 2 MiB at dim 128, go through all keys of a range before the next
+	// stateRows rows, with their queries and sums some 1 MiB at dim 128, go through all keys of a range before the next
 	// do, so that what changes with every block stays in the second-level cache.
-	stateRows = 2048
+	stateRows = 1024
 	// mostRows is the most rows that a tile may have.
 	mostRows = 64
 )
@@ -47,6 +47,7 @@ type worker struct {
 	// Of the rows of the current group:
 	pos    []int32   // absolute positions
 	tops   []Span    // of each tile, the first position and the one after the last
+	ready  []bool    // and whether it has been read
 	q      []float32 // queries, scaled, in tiles of [dim][TileRows]
 	qPairs []uint32  // or as they are, in tiles of [depth][TileRows]
 	acc    []float32 // sums of weighted values, in tiles of [dim padded][TileRows]
@@ -63,13 +64,13 @@ type worker struct {
 	kPairs, vPairs        []uint16
 	packedValues, packing []uint32
 
-	row       []float32
-	pool      []float32
-	high, low []uint32
-	anchors   []float32
-	scores    []float32
-	stripes   [][]int32
-	scattered []int32
+	row     []float32
+	pool    []float32
+	halves  []uint32
+	anchors []float32
+	scores  []float32
+	stripes [][]int32
+	waiting []int32
 
 	stage Stage
 	since time.Time
@@ -131,27 +132,61 @@ func (w *worker) load(g *Group, positions int, position func(i int) int) {
 		tile := pos[first : first+w.TileRows]
 		tops[first/w.TileRows] = Span{int(slices.Min(tile)), int(slices.Max(tile)) + 1}
 	}
+	// Tiles are read when they are first attended to.
 	if w.inPairs {
-		w.loadPairs(g, rows)
+		grow(&w.qPairs, rows*w.depth(dim))
+		grow(&w.weights, w.BlockKeys/2*w.TileRows)
 	} else {
-		q, tile := grow(&w.q, rows*dim), grow(&w.row, w.TileRows*dim)
-		for first := 0; first < rows; first += w.TileRows {
-			clear(tile)
-			for i := range g.held(first) {
-				head, row := g.at(first + i)
-				g.seq.Q.read(w.kernels, tile[i*dim:(i+1)*dim], head, row)
-			}
-			w.kernels.Scale(tile, tile, float32(w.scale))
-			kernel.Transpose(w.kernels, w.TileRows, dim, tile, dim, q[first*dim:], w.TileRows)
-		}
+		grow(&w.q, rows*dim)
 	}
-	clear(grow(&w.acc, rows*width(dim)))
+	clear(grow(&w.ready, rows/w.TileRows))
+	grow(&w.acc, rows*width(dim))
 	clear(grow(&w.sum, rows))
 	for i, top, base := 0, grow(&w.top, rows), grow(&w.base, rows); i < rows; i++ {
 		top[i] = -inf
 		base[i] = -math.MaxFloat32
 	}
 	grow(&w.tile, w.BlockKeys*w.TileRows)
+}
+
+// prepare reads the queries of the tile at row r, unless that has been done.
+func (w *worker) prepare(g *Group, r int) {
+	if w.ready[r/w.TileRows] {
+		return
+	}
+	w.ready[r/w.TileRows] = true
+	clear(w.acc[r*width(g.Dim) : (r+w.TileRows)*width(g.Dim)])
+	if !w.inPairs {
+		tile := grow(&w.row, w.TileRows*g.Dim)
+		clear(tile)
+		for i := range g.held(r) {
+			head, row := g.at(r + i)
+			g.seq.Q.read(w.kernels, tile[i*g.Dim:(i+1)*g.Dim], head, row)
+		}
+		w.kernels.Scale(tile, tile, float32(w.scale))
+		kernel.Transpose(w.kernels, w.TileRows, g.Dim, tile, g.Dim, w.q[r*g.Dim:], w.TileRows)
+		return
+	}
+	// As pairs, negated where the scale is.
+	depth := w.depth(g.Dim)
+	tile := w.buffer(g)[:w.TileRows*depth]
+	clear(tile)
+	for i := range g.held(r) {
+		head, row := g.at(r + i)
+		_, x, _ := g.seq.Q.run(head, row)
+		copy(unsafe.Slice((*uint16)(unsafe.Pointer(&tile[i*depth])), g.Dim), x)
+	}
+	if w.scale < 0 {
+		for i := range tile {
+			tile[i] ^= 0x80008000
+		}
+	}
+	kernel.Transpose(w.kernels, w.TileRows, depth, tile, depth, w.qPairs[r*depth:], w.TileRows)
+}
+
+// buffer returns memory for a tile of queries, or for packing a block's values.
+func (w *worker) buffer(g *Group) []uint32 {
+	return grow(&w.packing, max(w.TileRows*w.depth(g.Dim), w.BlockKeys/2*width(g.Dim)))
 }
 
 // choose decides how the group's products are computed: bfloat16 inputs as pairs where the kernels can.
@@ -163,28 +198,6 @@ func (w *worker) choose(g *Group) {
 		g.seq.Q.dtype == BFloat16 && g.seq.K.dtype == BFloat16 && g.seq.V.dtype == BFloat16 {
 		w.inPairs, w.Tiling, w.scoreUnit = true, w.kernels.PairTiling(), scale
 	}
-}
-
-// loadPairs packs the group's queries as pairs, negated where the scale is.
-func (w *worker) loadPairs(g *Group, rows int) {
-	depth := w.depth(g.Dim)
-	q := grow(&w.qPairs, rows*depth)
-	tile := grow(&w.packing, max(w.TileRows*depth, w.BlockKeys/2*width(g.Dim)))[:w.TileRows*depth]
-	for first := 0; first < rows; first += w.TileRows {
-		clear(tile)
-		for i := range g.held(first) {
-			head, row := g.at(first + i)
-			_, x, _ := g.seq.Q.run(head, row)
-			copy(unsafe.Slice((*uint16)(unsafe.Pointer(&tile[i*depth])), g.Dim), x)
-		}
-		if w.scale < 0 {
-			for i := range tile {
-				tile[i] ^= 0x80008000
-			}
-		}
-		kernel.Transpose(w.kernels, w.TileRows, depth, tile, depth, q[first*depth:], w.TileRows)
-	}
-	grow(&w.weights, w.BlockKeys/2*w.TileRows)
 }
 
 // at returns the head and the row of the tensors that the worker's row i, which is none of padding, stands for.
@@ -223,13 +236,25 @@ func (b *block) seen(p int) (from, to int) {
 	return max(p-b.band.Far-b.first, 0), min(p-b.band.Near-b.first+1, b.n)
 }
 
-// attendRange attends to the keys [j, end), as far as they lie in each row's band.
+// attendRange attends to the keys [j, end), as far as they lie in each row's band. Heads that all take part go side by side,
+// so that what is brought in serves them all.
 func (w *worker) attendRange(g *Group, j, end int, band Band, withValues bool, from, to int) {
-	rows := padded(stateRows, w.TileRows)
-	for ; from < to; from += rows {
-		for j := j; j < end && !w.stopped(); {
+	heads, stride := 1, to-from
+	if g.PerHead && to-from > g.stride {
+		heads, stride = g.NumHeads, g.stride
+	}
+	rows := padded(stateRows/heads, w.TileRows)
+	for first := 0; first < stride; first += rows {
+		last := min(first+rows, stride)
+		seen := 0 // by any of these rows: keys before it
+		for _, t := range w.tops[(from+first)/w.TileRows : (from+last)/w.TileRows] {
+			seen = max(seen, t.To-band.Near)
+		}
+		for j := j; j < min(end, seen) && !w.stopped(); {
 			b := w.span(g, j, end, band, withValues)
-			w.attendBlock(g, &b, from, min(from+rows, to))
+			for h := range heads {
+				w.attendBlock(g, &b, from+h*stride+first, from+h*stride+last)
+			}
 			j += b.n
 		}
 	}
@@ -238,13 +263,13 @@ func (w *worker) attendRange(g *Group, j, end int, band Band, withValues bool, f
 // attendStripes attends to single keys, gathered or, where many lie together, with those between them masked.
 func (w *worker) attendStripes(g *Group, stage Stage, keys []int32, from, to int) {
 	rows := min(to-from, g.NumHeads*g.rows)
-	scattered := grow(&w.scattered, w.BlockKeys)[:0]
+	waiting := grow(&w.waiting, w.BlockKeys)[:0]
 	flush := func() {
 		w.enter(StageGather)
-		b := w.gather(g, scattered)
+		b := w.gather(g, waiting)
 		w.enter(stage)
 		w.attendBlock(g, &b, from, to)
-		scattered = scattered[:0]
+		waiting = waiting[:0]
 	}
 	for len(keys) > 0 && !w.stopped() {
 		// The stripes of one aligned block.
@@ -263,14 +288,14 @@ func (w *worker) attendStripes(g *Group, stage Stage, keys []int32, from, to int
 			continue
 		}
 		for len(some) > 0 {
-			n := min(len(some), w.BlockKeys-len(scattered))
-			scattered, some = append(scattered, some[:n]...), some[n:]
-			if len(scattered) == w.BlockKeys {
+			n := min(len(some), w.BlockKeys-len(waiting))
+			waiting, some = append(waiting, some[:n]...), some[n:]
+			if len(waiting) == w.BlockKeys {
 				flush()
 			}
 		}
 	}
-	if len(scattered) > 0 && !w.stopped() {
+	if len(waiting) > 0 && !w.stopped() {
 		flush()
 	}
 }
@@ -279,7 +304,7 @@ func (w *worker) attendStripes(g *Group, stage Stage, keys []int32, from, to int
 func (w *worker) span(g *Group, j, end int, band Band, withValues bool) block {
 	k, v := &g.seq.K, &g.seq.V
 	k32, k16, kRows := k.run(g.KVHead, j)
-	v32, v16, vRows := v.run(g.KVHead, j)
+	v32, _, vRows := v.run(g.KVHead, j)
 	n := min(end-j, w.BlockKeys)
 	b := block{n: n, first: j, band: band, withValues: withValues}
 	row := func(i int) int { return j + i }
@@ -288,11 +313,7 @@ func (w *worker) span(g *Group, j, end int, band Band, withValues bool) block {
 			b.kPairs, b.kstep = w.copyPairs(&w.kPairs, g, k, 2*w.depth(g.Dim), n, row)
 		}
 		if withValues {
-			vstep := v.rowStep
-			if vRows < n || g.Dim%lanes != 0 {
-				v16, vstep = w.copyPairs(&w.vPairs, g, v, width(g.Dim), n, row)
-			}
-			w.pack(g, &b, v16, vstep)
+			w.pack(g, &b, row)
 		}
 		return b
 	}
@@ -308,16 +329,31 @@ func (w *worker) span(g *Group, j, end int, band Band, withValues bool) block {
 // gather brings in a block of single keys.
 func (w *worker) gather(g *Group, keys []int32) block {
 	b := block{n: len(keys), all: true, withValues: true}
-	row := func(i int) int { return int(keys[i]) }
+	k, v := &g.seq.K, &g.seq.V
 	if w.inPairs {
-		b.kPairs, b.kstep = w.copyPairs(&w.kPairs, g, &g.seq.K, 2*w.depth(g.Dim), b.n, row)
-		v, vstep := w.copyPairs(&w.vPairs, g, &g.seq.V, width(g.Dim), b.n, row)
-		w.pack(g, &b, v, vstep)
+		b.kPairs, b.kstep = w.copyPairs(&w.kPairs, g, k, 2*w.depth(g.Dim), b.n, w.scattered(g, k, keys))
+		w.pack(g, &b, w.scattered(g, v, keys))
 		return b
 	}
-	b.k, b.kstep = w.copyRows(&w.kbuf, g, &g.seq.K, b.n, row)
-	b.v, b.vstep = w.copyRows(&w.vbuf, g, &g.seq.V, b.n, row)
+	b.k, b.kstep = w.copyRows(&w.kbuf, g, k, b.n, w.scattered(g, k, keys))
+	b.v, b.vstep = w.copyRows(&w.vbuf, g, v, b.n, w.scattered(g, v, keys))
 	return b
+}
+
+// scattered returns which rows of t the keys are, and asks for the memory of each while some before it are read.
+func (w *worker) scattered(g *Group, t *Tensor, keys []int32) func(i int) int {
+	const ahead = 8
+	return func(i int) int {
+		if i+ahead < len(keys) {
+			f32, u16, _ := t.run(g.KVHead, int(keys[i+ahead]))
+			if f32 != nil {
+				kernel.Prefetch(w.kernels, f32[:g.Dim])
+			} else {
+				kernel.Prefetch(w.kernels, u16[:g.Dim])
+			}
+		}
+		return int(keys[i])
+	}
 }
 
 // copyRows gathers n rows of t in buf, as single-precision numbers.
@@ -343,10 +379,22 @@ func (w *worker) copyPairs(buf *[]uint16, g *Group, t *Tensor, step, n int, row 
 }
 
 // pack packs a block's values.
-func (w *worker) pack(g *Group, b *block, v []uint16, step int) {
-	size := w.BlockKeys / 2 * width(g.Dim)
-	b.values = grow(&w.packedValues, size)
-	b.checked = w.kernels.PackValues(b.n, width(g.Dim), padded((b.n+1)/2, w.kernels.PairDepth()), v, step, b.values, grow(&w.packing, max(size, w.TileRows*w.depth(g.Dim))))
+func (w *worker) pack(g *Group, b *block, row func(i int) int) {
+	v := &g.seq.V
+	if step := width(g.Dim); step > g.Dim { // not whole vectors as they lie
+		copied, _ := w.copyPairs(&w.vPairs, g, v, step, b.n, row)
+		w.packRows(g, b, func(i int) []uint16 { return copied[i*step:] })
+		return
+	}
+	w.packRows(g, b, func(i int) []uint16 {
+		_, x, _ := v.run(g.KVHead, row(i))
+		return x
+	})
+}
+
+func (w *worker) packRows(g *Group, b *block, v func(i int) []uint16) {
+	b.values = grow(&w.packedValues, w.BlockKeys/2*width(g.Dim))
+	b.checked = w.kernels.PackValues(b.n, width(g.Dim), padded((b.n+1)/2, w.kernels.PairDepth()), v, b.values, w.buffer(g))
 }
 
 // attendBlock continues the softmax of the group's rows [from, to), whole tiles, over a block.
@@ -373,6 +421,7 @@ func (w *worker) attendBlock(g *Group, b *block, from, to int) {
 		if seenFrom > 0 {
 			seenByFirst = 0
 		}
+		w.prepare(g, r)
 		top, base, sum := w.top[r:r+w.TileRows], w.base[r:r+w.TileRows], w.sum[r:r+w.TileRows]
 		waiting := 0 // first key whose weight has not met its value
 		for from := 0; from < n; from += strip {
@@ -435,8 +484,22 @@ func (w *worker) addValues(g *Group, b *block, r, from, to, columns int) {
 		w.kernels.GemmValues(width, columns, from/2, padded((to+1)/2, depth), padded((b.n+1)/2, depth), b.values, w.weights, w.TileRows, acc, w.TileRows)
 		return
 	}
+	if held := g.held(r); held <= fewRows && g.Dim%lanes == 0 {
+		// The same sums as rows × dims: values are read in order, which matters when they come from memory for a few rows.
+		sums := grow(&w.row, w.TileRows*g.Dim)
+		w.kernels.Gemm(held, g.Dim, to, w.tile, 1, w.TileRows, b.v, b.vstep, sums, g.Dim, false)
+		for i := range held {
+			for d, x := range sums[i*g.Dim : (i+1)*g.Dim] {
+				acc[d*w.TileRows+i] += x
+			}
+		}
+		return
+	}
 	w.kernels.Gemm(g.Dim, columns, to, b.v, 1, b.vstep, w.tile, w.TileRows, acc, w.TileRows, true)
 }
+
+// fewRows is how many rows are so few that reading values takes longer than multiplying them.
+const fewRows = 8
 
 // raise moves the references of the exponentials of raised rows, of the tile at row r, to their largest logits.
 func (w *worker) raise(r int, raised uint64, n, columns, width int) {
@@ -493,7 +556,7 @@ func (w *worker) setApart(g *Group, b *block) {
 				v[i] = 0
 			}
 		}
-		w.pack(g, b, v, step)
+		w.packRows(g, b, func(i int) []uint16 { return v[i*step:] })
 		return
 	}
 	finite := true
@@ -529,17 +592,25 @@ func (w *worker) attendApart(g *Group, b *block, r int) {
 	}
 }
 
+// farBytes is how large an output is that no near cache will hold until it is read.
+const farBytes = 4 << 20
+
 // finish divides, writes the group's outputs and returns how many rows are not finite.
 func (g *Group) finish() (notFinite int64) {
 	w, width := g.worker, width(g.Dim)
 	rows := grow(&w.row, w.TileRows*width)
+	scale := w.kernels.Scale
+	if bytes := 4 * g.Heads * g.Queries * g.Dim; bytes > farBytes {
+		scale = w.kernels.ScaleStream
+	}
 	for r := 0; r < len(w.pos); r += w.TileRows {
 		held := g.held(r)
+		w.prepare(g, r) // rows that saw nothing
 		kernel.Transpose(w.kernels, width, held, w.acc[r*width:], w.TileRows, rows, width)
 		for i := range held {
 			head, row := g.at(r + i)
 			out, _, _ := g.seq.O.run(head, row)
-			if !w.kernels.Scale(out[:g.Dim], rows[i*width:][:g.Dim], 1/w.sum[r+i]) {
+			if !scale(out[:g.Dim], rows[i*width:][:g.Dim], 1/w.sum[r+i]) {
 				notFinite++
 			}
 			if g.seq.LSE.dtype != 0 {

@@ -12,9 +12,14 @@ import (
 	"github.com/anchorattention/anchor/internal/safetensors"
 )
 
-// forLevels runs f at every level of kernels that this machine has.
+// forLevels runs f at every level of kernels that this machine has; with the race detector, which levels have no part in,
+// at the fastest.
 func forLevels(t *testing.T, f func(t *testing.T, set *kernel.Set)) {
-	for _, set := range kernel.Levels() {
+	levels := kernel.Levels()
+	if raceEnabled {
+		levels = levels[len(levels)-1:]
+	}
+	for _, set := range levels {
 		t.Run(set.Name(), func(t *testing.T) { f(t, set) })
 	}
 }

@@ -85,8 +85,8 @@ func (a anchorAttention) Plan(g *Group) {
 		if flat {
 			for h := range g.NumHeads {
 				g.dense[h] = 1
-				g.AttendHead(StageSparse, h, KeySet{Spans: []Span{candidates}})
 			}
+			g.Attend(StageSparse, KeySet{Spans: []Span{candidates}})
 			return
 		}
 	}
@@ -133,14 +133,23 @@ func (g *Group) pool(blocks []Span, theta float64) *search {
 		for c, b := range blocks {
 			clear(mean)
 			var anchor float64
-			for p := b.From; p < b.To; p++ {
-				if x, u16, _ := g.seq.Q.run(g.FirstHead+h, p-g.First()); u16 == nil {
-					w.kernels.Add(mean, x[:dim])
-				} else {
-					g.seq.Q.read(w.kernels, row, g.FirstHead+h, p-g.First())
-					w.kernels.Add(mean, row)
+			for p := b.From; p < b.To; {
+				f32, u16, n := g.seq.Q.run(g.FirstHead+h, p-g.First())
+				n = min(n, b.To-p)
+				for i := range n {
+					at := i * g.seq.Q.rowStep
+					switch g.seq.Q.dtype {
+					case Float32:
+						w.kernels.Add(mean, f32[at:][:dim])
+					case BFloat16:
+						w.kernels.AddBFloat16(mean, u16[at:][:dim])
+					case Float16:
+						w.kernels.FromFloat16(row, u16[at:][:dim])
+						w.kernels.Add(mean, row)
+					}
+					anchor += float64(g.rowMax(h, p+i))
 				}
-				anchor += float64(g.rowMax(h, p))
+				p += n
 			}
 			rows := float64(b.To - b.From)
 			for d, x := range mean {
@@ -203,23 +212,30 @@ func (s *search) empty() [][]int32 {
 func (s *search) scan(kept [][]int32, candidates Span) {
 	w := s.worker
 	w.enter(StageSearch)
-	scores := grow(&w.scores, w.BlockKeys*s.width)
+	// So few keys at a time that their scores stay in the first-level cache.
+	const some = 64
+	scores := grow(&w.scores, some*s.width)
 	if w.inPairs {
 		w.kernels.BeginPairs()
 		defer w.kernels.EndPairs()
 	}
 	for j := candidates.From; j < candidates.To && !w.stopped(); {
 		b := w.span(s.Group, j, candidates.To, Band{}, false)
-		if w.inPairs {
-			rows, depth := padded(b.n, w.kernels.PairRows()), w.depth(s.Dim)
-			w.kernels.GemmPairs(rows, s.width, depth, b.kPairs, b.kstep, w.high, s.width, scores, s.width, false)
-			w.kernels.GemmPairs(rows, s.width, depth, b.kPairs, b.kstep, w.low, s.width, scores, s.width, true)
-		} else {
-			w.kernels.Gemm(b.n, s.width, s.Dim, b.k, b.kstep, 1, s.pool, s.width, scores, s.width, false)
-		}
-		for h := range kept {
-			c := h * s.columns
-			kept[h] = w.kernels.Select(kept[h], int32(j), b.n, s.columns, scores[c:], s.width, s.anchors[c:], s.limit)
+		for i := 0; i < b.n; i += some {
+			n := min(b.n-i, some)
+			if w.inPairs {
+				rows, depth, k := padded(n, w.kernels.PairRows()), w.depth(s.Dim), b.kPairs[i*b.kstep:]
+				if next := (i + some) * b.kstep; next < len(b.kPairs) {
+					kernel.Prefetch(w.kernels, b.kPairs[next:min(next+some*b.kstep, len(b.kPairs))])
+				}
+				w.kernels.GemmPairsTwice(rows, s.width, depth, k, b.kstep, w.halves, s.width, scores, s.width)
+			} else {
+				w.kernels.Gemm(n, s.width, s.Dim, b.k[i*b.kstep:], b.kstep, 1, s.pool, s.width, scores, s.width, false)
+			}
+			for h := range kept {
+				c := h * s.columns
+				kept[h] = w.kernels.Select(kept[h], int32(j+i), n, s.columns, scores[c:], s.width, s.anchors[c:], s.limit)
+			}
 		}
 		j += b.n
 	}
@@ -229,10 +245,10 @@ func (s *search) scan(kept [][]int32, candidates Span) {
 // split makes pairs of pooled queries, each the sum of two bfloat16s: 16 bits, so that scores stay within 2^−16 of what
 // single precision gives.
 func (w *worker) split(pool []float32, dim, width int) {
-	depth := w.depth(dim)
-	high, low := grow(&w.high, depth*width), grow(&w.low, depth*width)
-	clear(high)
-	clear(low)
+	size := w.depth(dim) * width
+	halves := grow(&w.halves, 2*size)
+	clear(halves)
+	high, low := halves[:size], halves[size:]
 	for d := range dim {
 		shift := d % 2 * 16
 		for c, x := range pool[d*width : (d+1)*width] {

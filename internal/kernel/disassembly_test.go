@@ -52,7 +52,7 @@ func declared(t *testing.T, arch string) (names []string) {
 		t.Fatal(err)
 	}
 	for _, decl := range file.Decls {
-		if f, ok := decl.(*ast.FuncDecl); ok && f.Name.Name != "cpuid" {
+		if f, ok := decl.(*ast.FuncDecl); ok && f.Name.Name != "cpuid" && f.Name.Name != "prefetch" {
 			names = append(names, f.Name.Name)
 		}
 	}
@@ -188,6 +188,7 @@ var claims = []struct {
 	{`gemm\d+x\d+(Rows|Cols)NEON`, "fmla", 4, 16},
 	{`dot\d+x\d+(Rows|Cols)AVX512BF16`, "vdpbf16ps", 16, 48},
 	{`dot\d+x\d+RowsAMX`, "tdpbf16ps tileloadd", 16 * 16 * 16, 32},
+	{`dotTwice\d+x\d+RowsAMX`, "tdpbf16ps tileloadd", 16 * 16 * 16 / 2, 32},
 
 	{`fmaAVX(2|512)`, "vfmadd231ps", 0, 0},
 	{`fmaNEON`, "fmla", 0, 0},
@@ -209,6 +210,7 @@ var claims = []struct {
 	{`transposeAVX512`, "vunpcklps vunpckhpd vshuff32x4", 0, 0},
 	{`transposeNEON`, "trn1 trn2 zip1 zip2", 0, 0},
 	{`scaleAVX(2|512)`, "vmulps vfmadd231ps", 0, 0},
+	{`scaleStreamAVX(2|512)`, "vmulps vmovntps vfmadd231ps", 0, 0},
 	{`scaleNEON`, "fmul fmla", 0, 0},
 	{`scaleColsAVX(2|512)`, "vmulps", 0, 0},
 	{`scaleColsNEON`, "fmul", 0, 0},
@@ -218,6 +220,8 @@ var claims = []struct {
 	{`finiteNEON`, "fmla", 0, 0},
 	{`bf16AVX(2|512)`, "vpmovzxwd vpslld", 0, 0},
 	{`bf16NEON`, "shll shll2", 0, 0},
+	{`addBF16AVX(2|512)`, "vpmovzxwd vpslld vaddps", 0, 0},
+	{`addBF16NEON`, "shll shll2 fadd", 0, 0},
 	{`f16AVX(2|512)`, "vcvtph2ps", 0, 0},
 	{`f16NEON`, "fcvtl fcvtl2", 0, 0},
 	{`pairAVX512BF16`, "vpmovzxwd vpcmpeqw", 0, 0},

@@ -20,6 +20,7 @@ var generic = Set{
 	finite:    finiteGeneric,
 	bf16:      bf16Generic,
 	f16:       f16Generic,
+	addBF16:   addBF16Generic,
 	fma:       fmaGeneric,
 	flops:     2 * 8 * 16,
 }
@@ -205,6 +206,13 @@ func bf16Generic(n int, dst *float32, src *uint16) {
 	to := unsafe.Slice(dst, n)
 	for i, x := range unsafe.Slice(src, n) {
 		to[i] = math.Float32frombits(uint32(x) << 16)
+	}
+}
+
+func addBF16Generic(n int, dst *float32, src *uint16) {
+	to := unsafe.Slice(dst, n)
+	for i, x := range unsafe.Slice(src, n) {
+		to[i] += math.Float32frombits(uint32(x) << 16)
 	}
 }
 

@@ -39,12 +39,16 @@ type Set struct {
 	sel       func(rows int, x *float32, ld uintptr, n int, top *float32, theta float32, base int32, dst *int32) (kept int)
 	transpose func(cols int, src *float32, lds uintptr, dst *float32, ldd uintptr) // of Lanes rows
 	scale     func(n int, dst, src *float32, f float32) (bad uint32)               // 0 if all of dst is finite
-	scaleCols func(rows int, x *float32, ld uintptr, n int, f *float32)
-	add       func(n int, dst, src *float32)
-	finite    func(n int, x *float32) (bad uint32) // 0 if all of x is finite
-	bf16, f16 func(n int, dst *float32, src *uint16)
-	fma       func(rounds int)
-	flops     int // floating-point operations in one round of fma
+	// scaleStream is scale that writes past the caches, to whole lines of them; nil where there is none.
+	scaleStream func(n int, dst, src *float32, f float32) (bad uint32)
+	scaleCols   func(rows int, x *float32, ld uintptr, n int, f *float32)
+	add         func(n int, dst, src *float32)
+	finite      func(n int, x *float32) (bad uint32) // 0 if all of x is finite
+	bf16, f16   func(n int, dst *float32, src *uint16)
+	addBF16     func(n int, dst *float32, src *uint16)
+	prefetch    func(p *float32, lines int) // nil where there is none
+	fma         func(rounds int)
+	flops       int // floating-point operations in one round of fma
 
 	pairs *pairs // nil where pairs of bfloat16s are not faster than float32s
 }
@@ -52,6 +56,7 @@ type Set struct {
 // pairs are the kernels on pairs of bfloat16s.
 type pairs struct {
 	tiles    []tiles
+	twice    []tiles // of products with the sum of two matrices; nil where these are two products
 	expPairs func(rows int, x *float32, ld uintptr, n int, scale float32, m, l *float32, dst *uint32, ldd uintptr, next *uint16, ldn uintptr)
 	pair     func(n int, dst *uint32, even, odd *uint16) (bad uint32) // 0 if all of dst is finite
 	rows     int                                                      // row counts of a are multiples of it
@@ -201,6 +206,17 @@ func (s *Set) Scale(dst, src []float32, f float32) (finite bool) {
 	return finite
 }
 
+// ScaleStream is Scale for a dst that is not read before long: where it can, it writes to memory and spares the caches what
+// lies there.
+func (s *Set) ScaleStream(dst, src []float32, f float32) (finite bool) {
+	const line = 64
+	if n := len(src); s.scaleStream != nil && n > 0 && n%Lanes == 0 && uintptr(unsafe.Pointer(unsafe.SliceData(dst)))%line == 0 {
+		_ = dst[:n]
+		return s.scaleStream(n, &dst[0], &src[0], f) == 0
+	}
+	return s.Scale(dst, src, f)
+}
+
 // ScaleCols multiplies column j of x by f[j]: x[i*ld+j] for i in [0, rows) and j in [0, n), n a multiple of Lanes.
 func (s *Set) ScaleCols(rows, n int, x []float32, ld int, f []float32) {
 	if empty("ScaleCols", rows, n) {
@@ -224,6 +240,14 @@ func (s *Set) Finite(x []float32) bool {
 	return true
 }
 
+// Prefetch asks for x, which is read soon, where processors cannot foresee that.
+func Prefetch[T float32 | uint16](s *Set, x []T) {
+	const line = 64
+	if bytes := len(x) * int(unsafe.Sizeof(*new(T))); s.prefetch != nil && bytes > 0 {
+		s.prefetch(single(&x[0]), (bytes+line-1)/line)
+	}
+}
+
 // Add adds src to dst, which is as long.
 func (s *Set) Add(dst, src []float32) {
 	n := len(src) / Lanes * Lanes
@@ -233,6 +257,18 @@ func (s *Set) Add(dst, src []float32) {
 	}
 	for i, x := range src[n:] {
 		dst[n+i] += x
+	}
+}
+
+// AddBFloat16 adds the bfloat16 numbers in src to dst, which is as long.
+func (s *Set) AddBFloat16(dst []float32, src []uint16) {
+	n := len(src) / Lanes * Lanes
+	_ = dst[:len(src)]
+	if n > 0 {
+		s.addBF16(n, &dst[0], &src[0])
+	}
+	for i, x := range src[n:] {
+		dst[n+i] += math.Float32frombits(uint32(x) << 16)
 	}
 }
 

@@ -237,7 +237,7 @@ func TestWiden(t *testing.T) {
 	})
 }
 
-// Scale and Add do what they say at every length, and Scale and Finite notice every NaN and infinity.
+// Scale, Add and AddBFloat16 do what they say at every length, and Scale and Finite notice every NaN and infinity.
 func TestScaleAdd(t *testing.T) {
 	forLevels(t, func(t *testing.T, s *Set) {
 		r := rand.New(rand.NewPCG(11, 12))
@@ -251,6 +251,21 @@ func TestScaleAdd(t *testing.T) {
 				}
 			}
 			was = slices.Clone(dst)
+			narrow := make([]uint16, n)
+			for i, x := range src {
+				narrow[i] = uint16(math.Float32bits(x) >> 16)
+			}
+			s.AddBFloat16(dst[:n], narrow)
+			for i := range dst {
+				want := was[i]
+				if i < n {
+					want += math.Float32frombits(uint32(narrow[i]) << 16)
+				}
+				if dst[i] != want {
+					t.Fatalf("AddBFloat16 of %d: element %d is %v; want %v", n, i, dst[i], want)
+				}
+			}
+			was = slices.Clone(dst)
 			if !s.Scale(dst[:n], src, 3) || !s.Finite(src) {
 				t.Fatalf("%d finite numbers are not finite", n)
 			}
@@ -259,11 +274,19 @@ func TestScaleAdd(t *testing.T) {
 					t.Fatalf("Scale of %d: element %d is %v", n, i, dst[i])
 				}
 			}
+			aligned := make([]float32, n+32)
+			for skip := range 17 { // one of these begins a line
+				to := aligned[skip:][:n]
+				clear(aligned)
+				if !s.ScaleStream(to, src, 3) || !slices.Equal(to, dst[:n]) || slices.Max(aligned[skip+n:]) != 0 {
+					t.Fatalf("ScaleStream of %d: %v; want %v", n, to, dst[:n])
+				}
+			}
 			for i := range src {
 				for _, bad := range []float64{math.NaN(), math.Inf(1), math.Inf(-1)} {
 					x := slices.Clone(src)
 					x[i] = float32(bad)
-					if s.Finite(x) || s.Scale(x, x, 3) {
+					if s.Finite(x) || s.ScaleStream(aligned[:n], x, 3) || s.Scale(x, x, 3) {
 						t.Fatalf("%d numbers with %v at %d are finite", n, bad, i)
 					}
 				}

@@ -8,6 +8,9 @@ package kernel
 func cpuid(leaf, sub uint32) (a, b, c, d uint32)
 
 //go:noescape
+func prefetch(p *float32, lines int)
+
+//go:noescape
 func gemm6x16RowsAVX2(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
@@ -50,6 +53,9 @@ func transposeAVX2(cols int, src *float32, lds uintptr, dst *float32, ldd uintpt
 func scaleAVX2(n int, dst, src *float32, f float32) (bad uint32)
 
 //go:noescape
+func scaleStreamAVX2(n int, dst, src *float32, f float32) (bad uint32)
+
+//go:noescape
 func scaleColsAVX2(rows int, x *float32, ld uintptr, n int, f *float32)
 
 //go:noescape
@@ -60,6 +66,9 @@ func finiteAVX2(n int, x *float32) (bad uint32)
 
 //go:noescape
 func bf16AVX2(n int, dst *float32, src *uint16)
+
+//go:noescape
+func addBF16AVX2(n int, dst *float32, src *uint16)
 
 //go:noescape
 func f16AVX2(n int, dst *float32, src *uint16)
@@ -116,6 +125,12 @@ func gemm1x32RowsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb u
 func gemm1x32ColsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
+func gemm12x16RowsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func gemm12x16ColsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
 func gemm8x16RowsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
@@ -158,6 +173,9 @@ func transposeAVX512(cols int, src *float32, lds uintptr, dst *float32, ldd uint
 func scaleAVX512(n int, dst, src *float32, f float32) (bad uint32)
 
 //go:noescape
+func scaleStreamAVX512(n int, dst, src *float32, f float32) (bad uint32)
+
+//go:noescape
 func scaleColsAVX512(rows int, x *float32, ld uintptr, n int, f *float32)
 
 //go:noescape
@@ -168,6 +186,9 @@ func finiteAVX512(n int, x *float32) (bad uint32)
 
 //go:noescape
 func bf16AVX512(n int, dst *float32, src *uint16)
+
+//go:noescape
+func addBF16AVX512(n int, dst *float32, src *uint16)
 
 //go:noescape
 func f16AVX512(n int, dst *float32, src *uint16)
@@ -224,6 +245,12 @@ func dot1x32RowsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ld
 func dot1x32ColsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
+func dot12x16RowsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func dot12x16ColsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
 func dot8x16RowsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
@@ -260,19 +287,37 @@ func dotAVX512BF16(rounds int)
 func dot32x64RowsAMX(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
+func dotTwice32x64RowsAMX(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
 func dot32x32RowsAMX(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func dotTwice32x32RowsAMX(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
 func dot32x16RowsAMX(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
+func dotTwice32x16RowsAMX(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
 func dot16x64RowsAMX(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func dotTwice16x64RowsAMX(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
 func dot16x32RowsAMX(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
+func dotTwice16x32RowsAMX(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
 func dot16x16RowsAMX(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func dotTwice16x16RowsAMX(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
 func beginAMX()

@@ -59,6 +59,9 @@ func finiteNEON(n int, x *float32) (bad uint32)
 func bf16NEON(n int, dst *float32, src *uint16)
 
 //go:noescape
+func addBF16NEON(n int, dst *float32, src *uint16)
+
+//go:noescape
 func f16NEON(n int, dst *float32, src *uint16)
 
 //go:noescape

@@ -2140,6 +2140,32 @@ loop:
 	BNE loop
 	RET
 
+// func addBF16NEON(n int, dst *float32, src *uint16)
+TEXT ·addBF16NEON(SB), NOSPLIT, $0-24
+	MOVD n+0(FP), R0
+	MOVD dst+8(FP), R1
+	MOVD src+16(FP), R2
+
+loop:
+	FLDPQ 0(R2), (F0, F1)
+	WORD $0x2e613804 // shll v4.4s, v0.4h, #16
+	WORD $0x6e613805 // shll2 v5.4s, v0.8h, #16
+	WORD $0x2e613826 // shll v6.4s, v1.4h, #16
+	WORD $0x6e613827 // shll2 v7.4s, v1.8h, #16
+	FLDPQ 0(R1), (F8, F9)
+	FLDPQ 32(R1), (F10, F11)
+	WORD $0x4e28d484 // fadd v4.4s, v4.4s, v8.4s
+	WORD $0x4e29d4a5 // fadd v5.4s, v5.4s, v9.4s
+	WORD $0x4e2ad4c6 // fadd v6.4s, v6.4s, v10.4s
+	WORD $0x4e2bd4e7 // fadd v7.4s, v7.4s, v11.4s
+	FSTPQ (F4, F5), 0(R1)
+	FSTPQ (F6, F7), 32(R1)
+	ADD $32, R2
+	ADD $64, R1
+	SUBS $16, R0
+	BNE loop
+	RET
+
 // func f16NEON(n int, dst *float32, src *uint16)
 TEXT ·f16NEON(SB), NOSPLIT, $0-24
 	MOVD n+0(FP), R0

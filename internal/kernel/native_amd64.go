@@ -39,7 +39,7 @@ func native() []*Set {
 			{1, gemm1x16RowsAVX2, gemm1x16ColsAVX2},
 		}}},
 		colMax: colMaxAVX2, expSum: expSumAVX2, mask: maskAVX2, sel: selectAVX2, transpose: transposeAVX2,
-		scale: scaleAVX2, scaleCols: scaleColsAVX2, add: addAVX2, finite: finiteAVX2, bf16: bf16AVX2, f16: f16AVX2,
+		scale: scaleAVX2, scaleStream: scaleStreamAVX2, scaleCols: scaleColsAVX2, add: addAVX2, finite: finiteAVX2, bf16: bf16AVX2, f16: f16AVX2, addBF16: addBF16AVX2, prefetch: prefetch,
 		fma: fmaAVX2, flops: 2 * 8 * 48,
 	}}
 	if !x.HasAVX512F || !x.HasAVX512DQ || !x.HasAVX512BW || !x.HasAVX512VL {
@@ -61,6 +61,7 @@ func native() []*Set {
 				{1, gemm1x32RowsAVX512, gemm1x32ColsAVX512},
 			}},
 			{16, []tile{
+				{12, gemm12x16RowsAVX512, gemm12x16ColsAVX512},
 				{8, gemm8x16RowsAVX512, gemm8x16ColsAVX512},
 				{4, gemm4x16RowsAVX512, gemm4x16ColsAVX512},
 				{2, gemm2x16RowsAVX512, gemm2x16ColsAVX512},
@@ -68,7 +69,7 @@ func native() []*Set {
 			}},
 		},
 		colMax: colMaxAVX512, expSum: expSumAVX512, mask: maskAVX512, sel: selectAVX512, transpose: transposeAVX512,
-		scale: scaleAVX512, scaleCols: scaleColsAVX512, add: addAVX512, finite: finiteAVX512, bf16: bf16AVX512, f16: f16AVX512,
+		scale: scaleAVX512, scaleStream: scaleStreamAVX512, scaleCols: scaleColsAVX512, add: addAVX512, finite: finiteAVX512, bf16: bf16AVX512, f16: f16AVX512, addBF16: addBF16AVX512, prefetch: prefetch,
 		fma: fmaAVX512, flops: 2 * 16 * 48,
 	}
 	sets = append(sets, &avx512)
@@ -92,6 +93,7 @@ func native() []*Set {
 				{1, dot1x32RowsAVX512BF16, dot1x32ColsAVX512BF16},
 			}},
 			{16, []tile{
+				{12, dot12x16RowsAVX512BF16, dot12x16ColsAVX512BF16},
 				{8, dot8x16RowsAVX512BF16, dot8x16ColsAVX512BF16},
 				{4, dot4x16RowsAVX512BF16, dot4x16ColsAVX512BF16},
 				{2, dot2x16RowsAVX512BF16, dot2x16ColsAVX512BF16},
@@ -115,6 +117,11 @@ func native() []*Set {
 				{64, []tile{{rows: 32, byRows: dot32x64RowsAMX}, {rows: 16, byRows: dot16x64RowsAMX}}},
 				{32, []tile{{rows: 32, byRows: dot32x32RowsAMX}, {rows: 16, byRows: dot16x32RowsAMX}}},
 				{16, []tile{{rows: 32, byRows: dot32x16RowsAMX}, {rows: 16, byRows: dot16x16RowsAMX}}},
+			},
+			twice: []tiles{
+				{64, []tile{{rows: 32, byRows: dotTwice32x64RowsAMX}, {rows: 16, byRows: dotTwice16x64RowsAMX}}},
+				{32, []tile{{rows: 32, byRows: dotTwice32x32RowsAMX}, {rows: 16, byRows: dotTwice16x32RowsAMX}}},
+				{16, []tile{{rows: 32, byRows: dotTwice32x16RowsAMX}, {rows: 16, byRows: dotTwice16x16RowsAMX}}},
 			},
 			expPairs: expPairsAVX512BF16, pair: pairAVX512BF16, rows: 16, depth: 16, tiling: Tiling{TileRows: 32, BlockKeys: 512, StripKeys: 32},
 			begin: beginAMX, end: endAMX,

@@ -16,7 +16,7 @@ func native() []*Set {
 			{1, gemm1x16RowsNEON, gemm1x16ColsNEON},
 		}}},
 		colMax: colMaxNEON, expSum: expSumNEON, mask: maskNEON, sel: selectNEON, transpose: transposeNEON,
-		scale: scaleNEON, scaleCols: scaleColsNEON, add: addNEON, finite: finiteNEON, bf16: bf16NEON, f16: f16NEON,
+		scale: scaleNEON, scaleCols: scaleColsNEON, add: addNEON, finite: finiteNEON, bf16: bf16NEON, f16: f16NEON, addBF16: addBF16NEON,
 		fma: fmaNEON, flops: 2 * 4 * 48,
 	}}
 }

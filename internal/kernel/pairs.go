@@ -57,6 +57,22 @@ func (s *Set) GemmPairs(m, n, k int, a []uint16, lda int, b []uint32, ldb int, c
 	multiply(s.pairs.tiles, m, n, k, true, single(&a[0]), uintptr(lda)*2, uintptr(lda)*2, single(&b[0]), uintptr(ldb)*size, &c[0], uintptr(ldc)*size, add)
 }
 
+// GemmPairsTwice computes c = a·b + a·b', where b is followed by b' in k rows more: what GemmPairs of b and of b' give.
+func (s *Set) GemmPairsTwice(m, n, k int, a []uint16, lda int, b []uint32, ldb int, c []float32, ldc int) {
+	if s.pairs.twice == nil {
+		s.GemmPairs(m, n, k, a, lda, b, ldb, c, ldc, false)
+		s.GemmPairs(m, n, k, a, lda, b[k*ldb:], ldb, c, ldc, true)
+		return
+	}
+	if s.emptyPairs("GemmPairsTwice", m, n, k) {
+		return
+	}
+	_ = a[(m-1)*lda+2*k-1]
+	_ = b[(2*k-1)*ldb+n-1]
+	_ = c[(m-1)*ldc+n-1]
+	multiply(s.pairs.twice, m, n, k, true, single(&a[0]), uintptr(lda)*2, uintptr(lda)*2, single(&b[0]), uintptr(ldb)*size, &c[0], uintptr(ldc)*size, false)
+}
+
 func (s *Set) emptyPairs(name string, m, n, k int) bool {
 	if m%s.pairs.rows != 0 || k == 0 || k%s.pairs.depth != 0 {
 		panic(fmt.Sprintf("kernel: %s with m = %d, k = %d", name, m, k))
@@ -78,25 +94,25 @@ func RoundToBFloat16(x float32) uint16 {
 	return uint16((b + 0x7fff + b>>16&1) >> 16)
 }
 
-// PackValues packs the values of n ≤ 2·pairs keys, the dim numbers of key j from v[j*ldv] on, for GemmValues, with zeros
+// PackValues packs the values of n ≤ 2·pairs keys, the first dim numbers of v(j) for key j, for GemmValues, with zeros
 // for keys that are missing, and reports whether all are finite. dim is a multiple of Lanes, pairs one of PairDepth; dst
 // holds pairs·dim pairs, and buf as many.
-func (s *Set) PackValues(n, dim, pairs int, v []uint16, ldv int, dst, buf []uint32) (finite bool) {
+func (s *Set) PackValues(n, dim, pairs int, v func(j int) []uint16, dst, buf []uint32) (finite bool) {
 	if dim%Lanes != 0 || pairs%s.pairs.depth != 0 || n < 1 || n > 2*pairs {
 		panic(fmt.Sprintf("kernel: PackValues with n = %d, dim = %d, pairs = %d", n, dim, pairs))
 	}
-	_, _, _ = v[(n-1)*ldv+dim-1], dst[pairs*dim-1], buf[pairs*dim-1]
+	_, _ = dst[pairs*dim-1], buf[pairs*dim-1]
 	to := dst
 	if s.pairs.byRows() {
 		to = buf
 	}
 	bad := uint32(0)
 	for p := range (n + 1) / 2 {
-		odd := zeros[:dim]
+		even, odd := v(2 * p)[:dim], zeros[:dim]
 		if 2*p+1 < n {
-			odd = v[(2*p+1)*ldv:]
+			odd = v(2*p + 1)[:dim]
 		}
-		bad |= s.pairs.pair(dim, &to[p*dim], &v[2*p*ldv], &odd[0])
+		bad |= s.pairs.pair(dim, &to[p*dim], &even[0], &odd[0])
 	}
 	clear(to[(n+1)/2*dim : pairs*dim])
 	if s.pairs.byRows() {

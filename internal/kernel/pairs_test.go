@@ -72,6 +72,21 @@ func TestGemmPairs(t *testing.T) {
 								t.Fatalf("m=%d n=%d k=%d add=%v: c[%d][%d] = %v, want %v", m, n, k, add, row, j, c[i], sum)
 							}
 						}
+						if k%(2*s.PairDepth()) == 0 && !add && m > 0 { // two halves of the depth are two products
+							a := truncated(r, (m-1)*lda+k)
+							for i := range a { // of the same a
+								a[i] &= 0xfff0
+							}
+							twice, want := make([]float32, m*ldc), make([]float32, m*ldc)
+							s.GemmPairsTwice(m, n, k/2, a, lda, pairs, ldb, twice, ldc)
+							s.GemmPairs(m, n, k/2, a, lda, pairs, ldb, want, ldc, false)
+							s.GemmPairs(m, n, k/2, a, lda, pairs[k/2*ldb:], ldb, want, ldc, true)
+							for i := range want {
+								if d := math.Abs(float64(twice[i] - want[i])); !(d <= 1e-3) {
+									t.Fatalf("m=%d n=%d k=%d: twice c[%d] = %v, want %v", m, n, k, i, twice[i], want[i])
+								}
+							}
+						}
 						if one := s.PairRows(); m > one {
 							cut := slices.Clone(before)
 							s.GemmPairs(one, n, k, a, lda, pairs, ldb, cut, ldc, add)
@@ -104,11 +119,12 @@ func TestValues(t *testing.T) {
 						j, row := i/width, i%width
 						weights[j/2*ldw+row] |= uint32(x) << (j % 2 * 16)
 					}
+					row := func(j int) []uint16 { return v[j*ldv:] }
 					packed, buf := make([]uint32, pairs*dim), make([]uint32, pairs*dim)
 					for i := range packed {
 						packed[i], buf[i] = 0x7fc07fc0, 0x7fc07fc0 // what is not written shows
 					}
-					if !s.PackValues(n, dim, pairs, v, ldv, packed, buf) {
+					if !s.PackValues(n, dim, pairs, row, packed, buf) {
 						t.Fatalf("%d keys of dim %d are not finite", n, dim)
 					}
 					c := random(r, dim*ldc)
@@ -143,7 +159,7 @@ func TestValues(t *testing.T) {
 						was := r.IntN(n)*ldv + r.IntN(dim)
 						old := v[was]
 						v[was] = bad
-						if s.PackValues(n, dim, pairs, v, ldv, packed, buf) {
+						if s.PackValues(n, dim, pairs, row, packed, buf) {
 							t.Fatalf("n=%d dim=%d: %#x at %d passes for finite", n, dim, bad, was)
 						}
 						v[was] = old
@@ -231,7 +247,10 @@ func BenchmarkPairs(b *testing.B) {
 			{"values", func() float64 { s.GemmValues(dim, rows, 0, keys/2, keys/2, v, p, rows, o, rows); return flops }},
 			{"max", func() float64 { s.ColMax(keys, rows, st, rows, 1, 8, m, l); return flops }},
 			{"exp", func() float64 { s.ExpPairs(keys, rows, st, rows, 1, m, l, p, rows, nil, 0); return flops }},
-			{"pack", func() float64 { s.PackValues(keys, dim, keys/2, k, dim, v, buf); return flops }},
+			{"pack", func() float64 {
+				s.PackValues(keys, dim, keys/2, func(j int) []uint16 { return k[j*dim:] }, v, buf)
+				return flops
+			}},
 		} {
 			b.Run(s.Name()+"/"+c.name, func(b *testing.B) {
 				s.BeginPairs()

@@ -18,7 +18,8 @@ type tile struct {
 
 // Of 32 registers, 8×3 accumulators need 11 loads for 24 multiply-adds; 12×2 need 14 and are slower from the
 // first-level cache, 6×4 need 10 but keep more of b there.
-var tiles512 = []tile{{3, []int{8, 4, 2, 1}}, {2, []int{8, 4, 2, 1}}, {1, []int{8, 4, 2, 1}}}
+// 8×1 would be just as many multiply-adds as their latency needs.
+var tiles512 = []tile{{3, []int{8, 4, 2, 1}}, {2, []int{8, 4, 2, 1}}, {1, []int{12, 8, 4, 2, 1}}}
 
 var (
 	// 6×2 accumulators, 2 vectors of b and 2 broadcasts of a fill the 16 registers.
@@ -43,6 +44,7 @@ func (p x86) ret() { p.f("\tVZEROUPPER\n\tRET") }
 func amd64() *printer {
 	out := new(printer)
 	cpuid(out)
+	prefetch(out)
 	for _, isa := range []isa{avx2, avx512} {
 		p := x86{out, isa}
 		for _, t := range isa.tiles {
@@ -56,11 +58,15 @@ func amd64() *printer {
 		p.mask()
 		p.sel()
 		p.transpose()
-		p.scale()
+		p.scale("scale", "VMOVUPS")
+		p.scale("scaleStream", "VMOVNTPS")
 		p.scaleCols()
 		p.add()
 		p.finite()
 		p.widen("bf16", func(from, to string) {
+			p.f("\tVPMOVZXWD %s, %[2]s\n\tVPSLLD $16, %[2]s, %[2]s", from, to)
+		})
+		p.widen("addBF16", func(from, to string) {
 			p.f("\tVPMOVZXWD %s, %[2]s\n\tVPSLLD $16, %[2]s, %[2]s", from, to)
 		})
 		p.widen("f16", func(from, to string) { p.f("\tVCVTPH2PS %s, %s", from, to) })
@@ -78,7 +84,8 @@ func amd64() *printer {
 	p.dot()
 	for _, rows := range []int{2, 1} {
 		for _, cols := range []int{4, 2, 1} {
-			p.amx(rows, cols)
+			p.amx(rows, cols, false)
+			p.amx(rows, cols, true)
 		}
 	}
 	p.amxTiles()
@@ -90,6 +97,12 @@ func cpuid(p *printer) {
 	p.text("cpuid", "leaf, sub uint32) (a, b, c, d uint32", 24)
 	p.f("\tMOVL leaf+0(FP), AX\n\tMOVL sub+4(FP), CX\n\tCPUID")
 	p.f("\tMOVL AX, a+8(FP)\n\tMOVL BX, b+12(FP)\n\tMOVL CX, c+16(FP)\n\tMOVL DX, d+20(FP)\n\tRET")
+}
+
+// prefetch asks for one line of the caches after the other.
+func prefetch(p *printer) {
+	p.text("prefetch", "p *float32, lines int", 16)
+	p.f("\tMOVQ p+0(FP), SI\n\tMOVQ lines+8(FP), AX\n\nloop:\n\tPREFETCHT0 (SI)\n\tADDQ $64, SI\n\tDECQ AX\n\tJNZ loop\n\tRET")
 }
 
 type layout string
@@ -106,6 +119,9 @@ const (
 // pairs of bfloat16s, and their dot product takes the place of the multiply-add.
 func (p x86) gemm(rows, vecs int, lay layout, pairs bool) {
 	const unroll = 4
+	// Few rows come from memory, which is slower than their products, and are asked for far ahead: of a by rows, what lies
+	// two tiles on, as many lines as there are rows in the steps that take a line of each; of b, the row 16 on.
+	ahead := p.wide() && !pairs && (lay == byRows && vecs == 1 && rows >= 8 || lay == byCols && vecs > 1 && rows <= 4)
 	name := "gemm"
 	if pairs {
 		name = "dot"
@@ -125,7 +141,7 @@ func (p x86) gemm(rows, vecs int, lay layout, pairs bool) {
 	var advance func(n int)
 	switch lay {
 	case byRows: // a base for every three rows
-		bases := []string{"R8", "BX", "CX"}[:(rows+2)/3]
+		bases := []string{"R8", "BX", "CX", "DX"}[:(rows+2)/3]
 		begin = func() {
 			p.f("\tMOVQ R14, R8")
 			for i := 1; i < len(bases); i++ {
@@ -133,7 +149,7 @@ func (p x86) gemm(rows, vecs int, lay layout, pairs bool) {
 			}
 		}
 		next = func() {
-			for _, n := range map[int][]int{1: {1}, 2: {2}, 4: {4}, 6: {4, 2}, 8: {8}}[rows] {
+			for _, n := range map[int][]int{1: {1}, 2: {2}, 4: {4}, 6: {4, 2}, 8: {8}, 12: {8, 4}}[rows] {
 				p.f("\tLEAQ (R14)(R9*%d), R14", n)
 			}
 		}
@@ -152,6 +168,19 @@ func (p x86) gemm(rows, vecs int, lay layout, pairs bool) {
 	}
 	// step prints the multiply-adds of the u-th of the next k's.
 	step := func(u int) {
+		switch {
+		case ahead && lay == byRows:
+			for i := range rows / unroll {
+				if (u*(rows/unroll)+i)%unroll == 0 {
+					p.f("\tPREFETCHT0 (R15)\n\tADDQ $64, R15")
+				}
+			}
+		case ahead:
+			for j := range vecs {
+				p.f("\tPREFETCHT0 %d(DX)", 64*j)
+			}
+			p.f("\tADDQ R12, DX")
+		}
 		for j := range vecs {
 			p.f("\tVMOVUPS %d%s, %s", j*p.lanes*4, nth("R11", "R12", "R10", u), p.v(free+j))
 		}
@@ -170,6 +199,12 @@ func (p x86) gemm(rows, vecs int, lay layout, pairs bool) {
 
 	p.f("\ntile:\n\tMOVQ k+8(FP), AX\n\tMOVQ b+32(FP), R11")
 	begin()
+	switch {
+	case ahead && lay == byRows:
+		p.f("\tMOVQ R9, R15\n\tIMULQ $%d, R15\n\tADDQ R14, R15", 2*rows)
+	case ahead:
+		p.f("\tMOVQ R12, DX\n\tSHLQ $4, DX\n\tADDQ R11, DX")
+	}
 	for r := range rows * vecs {
 		p.f("\tVXORPS %[1]s, %[1]s, %[1]s", p.v(r))
 	}
@@ -490,8 +525,8 @@ func (p x86) unordered(x string) {
 }
 
 // scale adds up products with zero beside: what is left is NaN when one of them was not finite.
-func (p x86) scale() {
-	p.text("scale"+p.name, "n int, dst, src *float32, f float32) (bad uint32", 36)
+func (p x86) scale(name, store string) {
+	p.text(name+p.name, "n int, dst, src *float32, f float32) (bad uint32", 36)
 	p.f("\tMOVQ n+0(FP), AX\n\tMOVQ dst+8(FP), DI\n\tMOVQ src+16(FP), SI\n\tVBROADCASTSS f+24(FP), %s", p.v(0))
 	vecs := columns / p.lanes
 	for j := range 1 + vecs {
@@ -500,7 +535,7 @@ func (p x86) scale() {
 	p.f("\nloop:")
 	for j := range vecs {
 		x := p.v(4 + j)
-		p.f("\tVMULPS %d(SI), %s, %s\n\tVMOVUPS %s, %d(DI)\n\tVFMADD231PS %s, %s, %s", j*p.lanes*4, p.v(0), x, x, j*p.lanes*4, x, p.v(1), p.v(2+j))
+		p.f("\tVMULPS %d(SI), %s, %s\n\t%s %s, %d(DI)\n\tVFMADD231PS %s, %s, %s", j*p.lanes*4, p.v(0), x, store, x, j*p.lanes*4, x, p.v(1), p.v(2+j))
 	}
 	p.f("\tADDQ $%[1]d, SI\n\tADDQ $%[1]d, DI\n\tSUBQ $%[2]d, AX\n\tJNZ loop\n\tXORL AX, AX", columns*4, columns)
 	for j := range vecs {
@@ -559,12 +594,15 @@ func (p x86) add() {
 	p.ret()
 }
 
-// widen prints the conversion of 16-bit numbers to float32s.
+// widen prints the conversion of 16-bit numbers to float32s, which are written or added to others.
 func (p x86) widen(name string, convert func(from, to string)) {
 	p.text(name+p.name, "n int, dst *float32, src *uint16", 24)
 	p.f("\tMOVQ n+0(FP), AX\n\tMOVQ dst+8(FP), DI\n\tMOVQ src+16(FP), SI\n\nloop:")
 	for j := range columns / p.lanes {
 		convert(fmt.Sprintf("%d(SI)", j*p.lanes*2), p.v(j))
+		if name == "addBF16" {
+			p.f("\tVADDPS %d(DI), %[2]s, %[2]s", j*p.lanes*4, p.v(j))
+		}
 		p.f("\tVMOVUPS %s, %d(DI)", p.v(j), j*p.lanes*4)
 	}
 	p.f("\tADDQ $%d, SI\n\tADDQ $%d, DI\n\tSUBQ $%d, AX\n\tJNZ loop", columns*2, columns*4, columns)

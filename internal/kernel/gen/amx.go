@@ -7,8 +7,15 @@ import "fmt"
 // for the one before on the same sums and takes 16, so four sums are what keeps the unit busy; and tiles are not renamed,
 // so a load waits for the products that still read its tile: 2 × 2 with tiles for all parts is 0.8 of the peak, 2 × 3
 // with one tile for each side 0.5.
-func (p x86) amx(rows, cols int) {
-	p.text(fmt.Sprintf("dot%dx%dRowsAMX", 16*rows, 16*cols),
+//
+// With twice, b is two matrices of k rows, the second after the first, and c their sum's product with a, of which each part
+// is loaded once.
+func (p x86) amx(rows, cols int, twice bool) {
+	name := "dot"
+	if twice {
+		name = "dotTwice"
+	}
+	p.text(fmt.Sprintf("%s%dx%dRowsAMX", name, 16*rows, 16*cols),
 		"tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool", 65)
 	p.f("\tMOVQ tiles+0(FP), DI\n\tMOVQ a+16(FP), R8\n\tMOVQ lda+24(FP), R9\n\tMOVQ ldb+40(FP), R12")
 	p.f("\tMOVQ c+48(FP), R13\n\tMOVQ ldc+56(FP), SI\n\tMOVQ SI, R10\n\tSHLQ $4, R10\n\tMOVQ R9, DX\n\tSHLQ $4, DX")
@@ -23,6 +30,9 @@ func (p x86) amx(rows, cols int) {
 		label := func(name string) string { return fmt.Sprintf("%s%d", name, first) }
 		acc := func(i, j int) int { return i*wide + j }
 		p.f("\tMOVQ k+8(FP), AX\n\tMOVQ b+32(FP), R11")
+		if twice {
+			p.f("\tMOVQ AX, R14\n\tIMULQ R12, R14\n\tADDQ R11, R14")
+		}
 		p.f("\tCMPB add+64(FP), $0\n\tJEQ %s", label("zero"))
 		for i := range rows {
 			for j := range wide {
@@ -46,6 +56,17 @@ func (p x86) amx(rows, cols int) {
 			for j := range wide {
 				p.tileDot(acc(i, j), a+i, b+j)
 			}
+		}
+		if twice {
+			for j := range wide {
+				p.tileLoad(b+j, int32(64*(first+j)), "R14", "R12")
+			}
+			for i := range rows {
+				for j := range wide {
+					p.tileDot(acc(i, j), a+i, b+j)
+				}
+			}
+			p.f("\tLEAQ (R14)(R12*8), R14\n\tLEAQ (R14)(R12*8), R14")
 		}
 		for i := range rows {
 			p.f("\tADDQ $64, %s", as[i])

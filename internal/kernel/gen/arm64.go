@@ -23,6 +23,7 @@ func arm64() *printer {
 	p.add()
 	p.finite()
 	p.widen("bf16", "SHLL", "SHLL2")
+	p.widen("addBF16", "SHLL", "SHLL2")
 	p.widen("f16", "FCVTL", "FCVTL2")
 	p.fma()
 	return p.printer
@@ -482,14 +483,21 @@ func (p neon) add() {
 	p.f("\tRET")
 }
 
-// widen prints the conversion of 16-bit numbers to float32s, by an instruction for each half of a vector.
+// widen prints the conversion of 16-bit numbers to float32s, which are written or added to others, by an instruction for
+// each half of a vector.
 func (p neon) widen(name string, halves ...string) {
 	p.text(name+"NEON", "n int, dst *float32, src *uint16", 24)
-	const x, y = 0, 4
+	const x, y, sum = 0, 4, 8
 	p.vectors(2, func() {
 		p.load("R2", 0, x, quads/2)
 		for j := range quads {
 			p.op(halves[j%2], y+j, x+j/2)
+		}
+		if name == "addBF16" {
+			p.load("R1", 0, sum, quads)
+			for j := range quads {
+				p.op("FADD", y+j, y+j, sum+j)
+			}
 		}
 		p.store("R1", 0, y, quads)
 	})

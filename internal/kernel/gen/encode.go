@@ -54,7 +54,7 @@ func (p *printer) cvtne2ps2bf16(dst, high, low int) {
 }
 
 // gpr numbers the registers that a tile's memory operand may use.
-var gpr = map[string]int{"AX": 0, "CX": 1, "DX": 2, "BX": 3, "SI": 6, "DI": 7, "R8": 8, "R9": 9, "R10": 10, "R11": 11, "R12": 12, "R13": 13}
+var gpr = map[string]int{"AX": 0, "CX": 1, "DX": 2, "BX": 3, "SI": 6, "DI": 7, "R8": 8, "R9": 9, "R10": 10, "R11": 11, "R12": 12, "R13": 13, "R14": 14}
 
 // tileMem is a load (pp 3) or store (pp 2) of a tile: 16 rows at disp(base), stride apart.
 func (p *printer) tileMem(pp, tmm int, disp int32, base, stride string) {
