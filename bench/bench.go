@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"runtime"
 	"slices"
 	"time"
@@ -258,32 +259,33 @@ func (c *Config) measure(ctx context.Context, m *meter, n int, data *workload.Da
 	}
 	runtime.GC() // data of another length are no business of the runs to come
 	all := c.contestants()
+	calls := 1 // the same for all: the first of a row of calls finds caches that others left
 	for _, x := range all {
 		x.seq = seqs[x.dtype]
 		if err := c.warmUp(ctx, x, p.part(float64(n)*float64(n))); err != nil {
 			return nil, err
 		}
+		calls = max(calls, x.calls)
 	}
-	for round := range c.Runs {
+	order := rand.New(rand.NewPCG(c.Seed, uint64(n)))
+	for range c.Runs {
 		if err := m.read(ctx); err != nil {
 			return nil, err
 		}
-		for i := range all {
-			x := all[(i+round)%len(all)]
-			if round/len(all)%2 == 1 { // and backwards
-				x = all[(len(all)-1-i+round)%len(all)]
-			}
+		// In an order by chance: what came before, by its heat alone, makes a difference.
+		for _, i := range order.Perm(len(all)) {
+			x := all[i]
 			run := timed{before: m.last()}
 			opt := anchor.Options{Planner: x.method, Threads: x.threads, Costs: c.Costs, Progress: p.part(float64(n) * float64(n))}
 			start := time.Now()
-			for range x.calls {
+			for range calls {
 				res, err := anchor.Attend(ctx, opt, x.seq)
 				if err != nil {
 					return nil, err
 				}
 				run.stages = res.StageSeconds()
 			}
-			run.seconds = time.Since(start).Seconds() / float64(x.calls)
+			run.seconds = time.Since(start).Seconds() / float64(calls)
 			x.runs = append(x.runs, run)
 			if m.old() {
 				if err := m.read(ctx); err != nil {

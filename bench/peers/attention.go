@@ -10,7 +10,7 @@ import (
 
 // planners returns the methods of Anchor that are measured, on inputs of every kind. The first is the baseline.
 func planners() []anchor.Planner {
-	return []anchor.Planner{anchor.Dense(), anchor.AnchorAttention(anchor.DefaultParams())}
+	return []anchor.Planner{anchor.Dense(), anchor.AnchorAttention(anchor.DefaultParams()), anchor.Auto(anchor.DefaultParams())}
 }
 
 // flops is the work of dense causal attention.
