@@ -20,7 +20,7 @@ type Costs struct {
 }
 
 // DefaultCosts returns what was measured on an x86 server with AVX-512 and AMX (bench/NOTES.md).
-func DefaultCosts() Costs { return Costs{GatherRows: 32, GatherRowsPairs: 128} }
+func DefaultCosts() Costs { return Costs{GatherRows: 84, GatherRowsPairs: 210} }
 
 // Validate reports the first field that is out of range.
 func (c Costs) Validate() error {

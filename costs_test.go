@@ -93,10 +93,10 @@ func TestAuto(t *testing.T) {
 					p.q[i] /= 256
 				}
 			}
-			par := small(1)
+			par, costs := small(1), Costs{32, 128}
 			do, dl, dense := mustAttend(t, set, Options{Planner: Dense()}, p.as(dtype))
 			ao, al, anchor := mustAttend(t, set, Options{Planner: AnchorAttention(par)}, p.as(dtype))
-			o, l, res := mustAttend(t, set, Options{Planner: Auto(par)}, p.as(dtype))
+			o, l, res := mustAttend(t, set, Options{Planner: Auto(par), Costs: &costs}, p.as(dtype))
 			if res.Method != "auto" {
 				t.Errorf("method is %q", res.Method)
 			}
@@ -132,7 +132,7 @@ func TestAuto(t *testing.T) {
 
 			// With nothing to leave out in any head, a sample is all the search there is.
 			clear(p.q)
-			_, _, res = mustAttend(t, set, Options{Planner: Auto(par)}, p.as(dtype))
+			_, _, res = mustAttend(t, set, Options{Planner: Auto(par), Costs: &costs}, p.as(dtype))
 			_, _, full := mustAttend(t, set, Options{Planner: AnchorAttention(par)}, p.as(dtype))
 			if res.DenseShare() != 1 || res.Density() != 1 || res.SearchPairs >= full.SearchPairs {
 				t.Errorf("%v: of flat heads, %v of the groups are dense, with %d pairs searched of %d", dtype, res.DenseShare(), res.SearchPairs, full.SearchPairs)

@@ -49,3 +49,16 @@ func FuzzParamsJSON(f *testing.F) {
 		}
 	})
 }
+
+// Costs read from JSON are valid or stay as they were, and never panic.
+func FuzzCostsJSON(f *testing.F) {
+	f.Add([]byte(`{"gather_rows":84,"gather_rows_pairs":210}`))
+	f.Add([]byte(`{"gather_rows":-0.0}`))
+	f.Add([]byte(`{"gather_rows":1e308,"gather_rows_pairs":1e-999}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c := DefaultCosts()
+		if err := json.Unmarshal(data, &c); c.Validate() != nil || err != nil && c != DefaultCosts() {
+			t.Fatalf("%s: %+v, %v", data, c, err)
+		}
+	})
+}

@@ -22,7 +22,7 @@ depend on it. Without, costs of a typical server are taken.
 
 It prints, or writes to the file of -o,
 
-  {"gather_rows": 32, "gather_rows_pairs": 128}
+  {"gather_rows": 84, "gather_rows_pairs": 210}
 
 Nothing else should be running.`,
 		Example: `  anchor tune
