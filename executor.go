@@ -28,9 +28,9 @@ const (
 )
 
 // inSingle is the tiling in single precision. 48 rows are whole tiles of every level's matrix product. Scores and the
-// rows' packed queries, 24 KiB each at dim 128, stay near the first-level cache while keys and values, 64 KiB each, stream
+// rows' packed queries, 36 and 24 KiB at dim 128, stay near the first-level cache while keys and values, 96 KiB each, stream
 // from the second.
-var inSingle = kernel.Tiling{TileRows: 48, BlockKeys: 128, StripKeys: 128}
+var inSingle = kernel.Tiling{TileRows: 48, BlockKeys: 192, StripKeys: 192}
 
 // A worker is one goroutine's scratch memory, kept for later calls, and its account of time.
 type worker struct {
