@@ -205,7 +205,7 @@ func (g *Group) at(i int) (head, row int) {
 	return g.FirstHead + i/g.stride, int(g.worker.pos[i]) - g.First()
 }
 
-// A block is up to blockKeys keys and, unless only scores are wanted, their values.
+// A block is up to BlockKeys keys and, unless only scores are wanted, their values.
 type block struct {
 	n          int
 	all        bool  // every row sees every key; otherwise

@@ -4,14 +4,13 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"slices"
 
 	"github.com/anchorattention/anchor"
 	"github.com/anchorattention/anchor/internal/kernel"
 	"github.com/anchorattention/anchor/internal/parallel"
 )
 
-// Tune measures what anchor.Costs hold, on as many threads, 0 meaning GOMAXPROCS: the time to gather a key and its value
+// Tune measures what anchor.Costs hold, on as many threads up to four, 0 meaning GOMAXPROCS: the time to gather a key and its value
 // over that of attending to them with one more query row. Both are fitted to the times of a few rows and many over the same
 // stripes. Progress is that of Config. Without kernels on pairs their cost stays the default's.
 func Tune(ctx context.Context, threads int, progress func(share float64)) (anchor.Costs, error) {
@@ -51,7 +50,7 @@ func gatherRows(ctx context.Context, dtype anchor.DType, threads int, progress f
 		rounds = 9
 	)
 	sizes := []int{48, 96, 192, 384, 768, 1536} // rows: whole tiles
-	heads := parallel.Threads(threads)          // one for each thread
+	heads := min(parallel.Threads(threads), 4)  // one for each thread; 64 MiB of keys and values each
 	r := rand.New(rand.NewPCG(1, 2))
 	random := func(n int) []float32 {
 		x := make([]float32, n)
@@ -73,7 +72,7 @@ func gatherRows(ctx context.Context, dtype anchor.DType, threads int, progress f
 			seq := anchor.Sequence{
 				Q: tensor(random(heads*rows*dim), rows), K: k, V: v, O: anchor.FromFloat32(make([]float32, heads*rows*dim), heads, rows, dim),
 			}
-			opt := anchor.Options{Planner: everyKey{keys - sizes[len(sizes)-1], every}, Threads: threads, Costs: &anchor.Costs{}}
+			opt := anchor.Options{Planner: everyKey{keys - sizes[len(sizes)-1], every}, Threads: heads, Costs: &anchor.Costs{}}
 			res, err := anchor.Attend(ctx, opt, seq)
 			if err != nil {
 				return 0, err
@@ -114,6 +113,6 @@ func (p everyKey) Plan(g *anchor.Group) {
 		stripes = append(stripes, int32(j))
 	}
 	for h := range g.NumHeads {
-		g.AttendHead(anchor.StageSparse, h, anchor.KeySet{Stripes: slices.Clip(stripes)})
+		g.AttendHead(anchor.StageSparse, h, anchor.KeySet{Stripes: stripes})
 	}
 }

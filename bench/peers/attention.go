@@ -2,9 +2,9 @@ package main
 
 import (
 	"context"
-	"math"
 
 	"github.com/anchorattention/anchor"
+	"github.com/anchorattention/anchor/internal/kernel"
 	"github.com/anchorattention/anchor/internal/workload"
 )
 
@@ -53,12 +53,11 @@ func byRows(x []float32, heads, rows, dim int) []float32 {
 	return y
 }
 
-// bfloat16 rounds finite numbers to the nearest bfloat16, ties to even.
+// bfloat16 rounds numbers to the nearest bfloat16, ties to even.
 func bfloat16(x []float32) []uint16 {
 	y := make([]uint16, len(x))
-	for i, f := range x {
-		b := math.Float32bits(f)
-		y[i] = uint16((b + 0x7fff + b>>16&1) >> 16)
+	for i, v := range x {
+		y[i] = kernel.RoundToBFloat16(v)
 	}
 	return y
 }

@@ -24,7 +24,7 @@ const usage = `Peers times Anchor beside other libraries on the same inputs: syn
 single precision (and rounded copies in bfloat16), causal, nothing cached before.
 Contestants take turns, so that a slow minute of the machine falls on all of them:
 
-  anchor/dense, anchor/anchor  Anchor's methods, on F32 and on BF16 inputs
+  anchor/dense, /anchor, /auto Anchor's methods, on F32 and on BF16 inputs
   ort/gqa                      ONNX Runtime's operator GroupQueryAttention, F32
   openblas/sgemm-N             OpenBLAS's product of two N×N matrices, a yardstick
 
