@@ -34,6 +34,7 @@ type Options struct {
 	AuditRows int      // rows of each head whose exact recall is measured; 0 means no audit
 	Stripes   bool     // return the stripes found
 	Costs     *Costs   // how keys are walked; nil means DefaultCosts()
+	Engine    Engine   // what computes; nil means this processor
 
 	// Progress, when set, is called now and then with the share of the work that is done, ascending in [0, 1], by
 	// one goroutine at a time.
@@ -88,7 +89,10 @@ func attend(ctx context.Context, set *kernel.Set, opt Options, seqs []Sequence) 
 		return nil, err
 	}
 	defer context.AfterFunc(ctx, func() { r.stop.Store(true) })()
-	res := r.attend()
+	res, err := r.do(ctx)
+	if err != nil {
+		return nil, err
+	}
 	if opt.AuditRows > 0 {
 		r.audit(res)
 	}
@@ -96,7 +100,7 @@ func attend(ctx context.Context, set *kernel.Set, opt Options, seqs []Sequence) 
 		return nil, err
 	}
 	for s, t := range r.spent {
-		res.Stages[s] = t.Seconds() / float64(r.threads)
+		res.Stages[s] += t.Seconds() / float64(r.threads)
 	}
 	res.Seconds = time.Since(start).Seconds()
 	return res, nil

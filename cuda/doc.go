@@ -1,0 +1,19 @@
+// Package cuda computes attention on NVIDIA GPUs: it has an [anchor.Engine] for anchor.Options.
+//
+//	device, err := cuda.Open(0)
+//	if err != nil {
+//		return err
+//	}
+//	defer device.Close()
+//	res, err := anchor.Attend(ctx, anchor.Options{Planner: anchor.AnchorAttention(p), Engine: device}, sequences...)
+//
+// It needs a GPU of compute capability 9.0 (H100, H200, GH200) and its driver of version 12.3 or later, loaded when [Open]
+// is called, and neither cgo nor NVIDIA's toolkit. Queries, keys and values are bfloat16 or half precision, alike, of
+// up to 256 numbers; 64, 96, 128 and 256 are native and others are filled up with zeroes to the next of these. The
+// planners are anchor.Dense and anchor.AnchorAttention. Tensors lie in the program's memory, as everywhere in anchor, and are
+// copied to the device and back.
+//
+// Weights are rounded to the type of the inputs, sums are in single precision: outputs lie within 1 % of double
+// precision by norm, and the same call gives the same bits on the same kind of device. Where a value of V is NaN or
+// infinite, it spoils up to 127 rows beside those that see it, because what a row does not see is multiplied with a weight of zero.
+package cuda
