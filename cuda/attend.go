@@ -401,7 +401,7 @@ func (w *work) start() error {
 	}
 	if n := len(w.plan.sparse); n > 0 {
 		a.tiles, a.tileCount = w.sparseAt, int32(n)
-		if err := w.kernel(anchors, n*w.Heads); err != nil {
+		if err := w.kernel(anchors, min(n*w.Heads, w.processors)); err != nil {
 			return err
 		}
 		if err := w.mark(anchor.StageWindow); err != nil {

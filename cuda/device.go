@@ -77,7 +77,7 @@ func (k kind) shared(kernel int) int {
 		const valueStages, ring = 2, 8192
 		return queries + (keyStages+valueStages)*block + 4*ring + 8*(2+2*keyStages+2*valueStages+4) + 2*32
 	case anchors:
-		return queries + 3*block + 8*(1+2*3)
+		return queries + 3*block + 8*(2+2*3)
 	case pool:
 		return 256 / (k.dim / 8) * (k.dim + 1) * 4
 	case search:

@@ -65,6 +65,7 @@ min} if audited.`,
 	a.params = paramFlags(c)
 	a.costs = costsFlag(c)
 	a.threads = threadsFlag(c)
+	f.StringVar(&a.device, "device", "cpu", "where to compute: "+devices+"; cuda wants BF16 or F16, and anchor or dense")
 	a.json = jsonFlag(c, "the measurements as one JSON object")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		a.scaled = f.Changed("scale")
@@ -76,6 +77,7 @@ min} if audited.`,
 // attend is one run of the subcommand.
 type attend struct {
 	out, stripes, method string
+	device               string
 	scale                float32
 	scaled               bool // scale was given
 	prompt, audit        int
@@ -120,10 +122,15 @@ func (a *attend) run(c *cobra.Command, in string) (err error) {
 	if err != nil {
 		return err
 	}
+	engine, closeEngine, err := openDevice(a.device)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeEngine()) }()
 
 	bar := startProgress(c.ErrOrStderr(), "attending")
 	defer bar.end()
-	opt := anchor.Options{Planner: method, Threads: *a.threads, AuditRows: a.audit, Stripes: a.stripes != "", Costs: costs, Progress: bar.report}
+	opt := anchor.Options{Planner: method, Threads: *a.threads, AuditRows: a.audit, Stripes: a.stripes != "", Costs: costs, Engine: engine, Progress: bar.report}
 	if a.scaled {
 		opt.Scale = &a.scale
 	}

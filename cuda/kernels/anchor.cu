@@ -167,7 +167,7 @@ constexpr int anchorStages = 3;
 struct AnchorShared {
 	u8 q[queryBytes];
 	u8 k[anchorStages][blockBytes];
-	u64 queries, keysFull[anchorStages], keysEmpty[anchorStages];
+	u64 queriesFull, queriesEmpty, keysFull[anchorStages], keysEmpty[anchorStages];
 };
 
 // visit tells which tile and head a piece of work is: heads in sections, in each the tiles of all heads in turn, so that
@@ -493,42 +493,55 @@ KERNEL(384, 1) attend(const Args a) {
 // anchors writes each row's largest logit in its window: the first init keys, and those from local before its group to
 // its own position. NaN where a logit is.
 KERNEL(384, 1) anchors(const Args a) {
-	constexpr int depth = anchorStages;
 	AnchorShared &mem = *(AnchorShared *)shared_memory;
-	Tile t;
-	int head;
-	visit(a, block(), t, head);
 	const int warp = thread() / 32, lane = thread() % 32;
-	const int kvHead = head / a.shared;
-	const int local = most(t.start - a.local, 0), init = least(a.init, local);
-	const int blocks = (init + t.to - local + N - 1) / N;
-
-	const u32 queries = address(&mem.queries), full = address(mem.keysFull), empty = address(mem.keysEmpty);
+	const u32 queriesFull = address(&mem.queriesFull), queriesEmpty = address(&mem.queriesEmpty);
+	const u32 keysFull = address(mem.keysFull), keysEmpty = address(mem.keysEmpty);
 	if (thread() == 0) {
-		barrier_init(queries, 128);
-		for (int i = 0; i < depth; i++) {
-			barrier_init(full + 8 * i, 128);
-			barrier_init(empty + 8 * i, 8);
+		barrier_init(queriesFull, 128);
+		barrier_init(queriesEmpty, 8);
+		for (int i = 0; i < anchorStages; i++) {
+			barrier_init(keysFull + 8 * i, 128);
+			barrier_init(keysEmpty + 8 * i, 8);
 		}
 		barriers_ready();
 	}
 	sync();
+	Turn<anchorStages> keys;
+	Turn<1> queries;
+	Tile t;
+	int head;
+	// The window is the keys [0, init) and those from local on.
+	int init, local, blocks;
+	// The pieces of work of this block are every grid()-th.
+	u32 work = block();
+	auto take = [&]() INLINE {
+		if (!visit(a, work, t, head)) return false;
+		work += grid();
+		local = most(t.start - a.local, 0), init = least(a.init, local);
+		blocks = (init + t.to - local + N - 1) / N;
+		return true;
+	};
 
 	if (warp < 4) {
 		Copier<rows / 4, rows * 128> queryRows;
 		queryRows.begin(address(mem.q), warp, lane);
-		const int firstRow = t.from - a.first, lastRow = t.to - 1 - a.first;
-		queryRows.copy(0, a.q + 2 * head * a.qHead, 2 * a.qRow, [&](int i) INLINE { return least(firstRow + queryRows.first + i, lastRow); });
-		barrier_arrive_copied(queries);
-		const u8 *k = a.k + 2 * kvHead * a.kHead;
 		Copier<N / 4, N * 128> keyRows;
 		keyRows.begin(address(mem.k[0]), warp, lane);
-		ROLLED for (int b = 0; b < blocks; b++) {
-			const int first = b * N + keyRows.first;
-			const int stage = b % depth;
-			barrier_wait(empty + 8 * stage, (b / depth + 1) & 1);
-			keyRows.copy(stage * blockBytes, k, 2 * a.kRow, [&](int i) INLINE { return least(first + i < init ? first + i : first + i - init + local, t.to - 1); });
-			barrier_arrive_copied(full + 8 * stage);
+		while (take()) {
+			barrier_wait(queriesEmpty, queries.phase ^ 1);
+			const int firstRow = t.from - a.first, lastRow = t.to - 1 - a.first;
+			queryRows.copy(0, a.q + 2 * head * a.qHead, 2 * a.qRow, [&](int i) INLINE { return least(firstRow + queryRows.first + i, lastRow); });
+			barrier_arrive_copied(queriesFull);
+			queries.advance();
+			const u8 *k = a.k + 2 * (head / a.shared) * a.kHead;
+			ROLLED for (int b = 0; b < blocks; b++) {
+				const int first = b * N + keyRows.first;
+				barrier_wait(keysEmpty + 8 * keys.stage, keys.phase ^ 1);
+				keyRows.copy(keys.stage * blockBytes, k, 2 * a.kRow, [&](int i) INLINE { return least(first + i < init ? first + i : first + i - init + local, t.to - 1); });
+				barrier_arrive_copied(keysFull + 8 * keys.stage);
+				keys.advance();
+			}
 		}
 		copies_commit();
 		copies_wait<0>();
@@ -537,48 +550,52 @@ KERNEL(384, 1) anchors(const Args a) {
 
 	const int half = warp / 4 - 1;
 	const int row = half * 64 + warp % 4 * 16 + lane / 4;
-	int position[2];
-	UNROLL for (int r = 0; r < 2; r++) position[r] = least(t.from + row + 8 * r, t.to - 1);
-	const int least_position = least(t.from + half * 64, t.to - 1);
-	const u64 q = descriptor(address(mem.q) + half * 64 * 128, 16), keys = descriptor(address(mem.k[0]), 16);
-	float s[N / 2], top[2] = {-infinity, -infinity}, odd[2] = {0, 0};
-	barrier_wait(queries, 0);
-	ROLLED for (int b = 0; b < blocks; b++) {
-		const int stage = b % depth;
-		barrier_wait(full + 8 * stage, b / depth & 1);
-		fence_async();
-		pin<N / 2>(s);
-		products_begin();
-		scores(s, q, keys + stage * (blockBytes >> 4));
-		products_wait<0>();
-		pin<N / 2>(s);
-		if (lane == 0) barrier_arrive(empty + 8 * stage);
-		const int index = (b + 1) * N - 1;
-		if ((index < init ? index : index - init + local) > least_position) {
-			const int from[2] = {position[0] + 1 - local + init - b * N, position[1] + 1 - local + init - b * N};
-			hide(s, from, lane);
+	const u64 queryRows = descriptor(address(mem.q) + half * 64 * 128, 16), keyRows = descriptor(address(mem.k[0]), 16);
+	while (take()) {
+		int position[2];
+		UNROLL for (int r = 0; r < 2; r++) position[r] = least(t.from + row + 8 * r, t.to - 1);
+		const int least_position = least(t.from + half * 64, t.to - 1);
+		float s[N / 2], top[2] = {-infinity, -infinity}, odd[2] = {0, 0};
+		barrier_wait(queriesFull, queries.phase);
+		queries.advance();
+		ROLLED for (int b = 0; b < blocks; b++) {
+			barrier_wait(keysFull + 8 * keys.stage, keys.phase);
+			fence_async();
+			pin<N / 2>(s);
+			products_begin();
+			scores(s, queryRows, keyRows + keys.stage * (blockBytes >> 4));
+			products_wait<0>();
+			pin<N / 2>(s);
+			if (lane == 0) barrier_arrive(keysEmpty + 8 * keys.stage);
+			keys.advance();
+			const int index = (b + 1) * N - 1;
+			if ((index < init ? index : index - init + local) > least_position) {
+				const int from[2] = {position[0] + 1 - local + init - b * N, position[1] + 1 - local + init - b * N};
+				hide(s, from, lane);
+			}
+			UNROLL for (int i = 0; i < N / 2; i++) {
+				const int r = i / 2 % 2;
+				if (!(s[i] <= infinity)) odd[r] = s[i];
+				top[r] = __builtin_fmaxf(top[r], s[i]);
+			}
 		}
-		UNROLL for (int i = 0; i < N / 2; i++) {
-			const int r = i / 2 % 2;
-			if (!(s[i] <= infinity)) odd[r] = s[i];
-			top[r] = __builtin_fmaxf(top[r], s[i]);
+		if (lane == 0) barrier_arrive(queriesEmpty);
+		UNROLL for (int r = 0; r < 2; r++) {
+			UNROLL for (int d = 1; d < 4; d *= 2) {
+				top[r] = __builtin_fmaxf(top[r], shuffle_xor(top[r], d));
+				odd[r] += shuffle_xor(odd[r], d);
+			}
+			if (lane % 4 == 0 && t.from + row + 8 * r < t.to)
+				a.anchors[(i64)head * a.queries + t.from + row + 8 * r - a.first] = top[r] * a.scale + odd[r];
 		}
-	}
-	UNROLL for (int r = 0; r < 2; r++) {
-		UNROLL for (int d = 1; d < 4; d *= 2) {
-			top[r] = __builtin_fmaxf(top[r], shuffle_xor(top[r], d));
-			odd[r] += shuffle_xor(odd[r], d);
-		}
-		if (lane % 4 == 0 && t.from + row + 8 * r < t.to)
-			a.anchors[(i64)head * a.queries + t.from + row + 8 * r - a.first] = top[r] * a.scale + odd[r];
 	}
 }
 
-// bounds of block b of a group's rows that take part in the search.
+// blockRows finds the rows [from, to) of a group's block b that take part in the search, if there are candidates.
 DEVICE void blockRows(const Args &a, int group, int b, int &from, int &to) {
-	const int start = (a.firstGroup + group) * a.block * a.step + b * a.block;
-	from = most(start, a.first);
-	to = least(least(start + a.block, a.denseFrom), a.keys);
+	const int start = (a.firstGroup + group) * a.block * a.step, first = start + b * a.block;
+	from = most(first, a.first);
+	to = start - a.local > a.init ? least(least(first + a.block, a.denseFrom), a.keys) : 0;
 }
 
 // pool computes a block's mean query, as the sum of two elements, and its mean anchor.
