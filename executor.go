@@ -27,6 +27,9 @@ const (
 	mostRows = 64
 )
 
+// everywhere is the band of all keys up to a row's own.
+var everywhere = Band{Far: maxPosition}
+
 // inSingle is the tiling in single precision. 48 rows are whole tiles of every level's matrix product. Scores and the
 // rows' packed queries, 36 and 24 KiB at dim 128, stay near the first-level cache while keys and values, 96 KiB each, stream
 // from the second.
@@ -64,13 +67,19 @@ type worker struct {
 	kPairs, vPairs        []uint16
 	packedValues, packing []uint32
 
-	row     []float32
-	pool    []float32
-	halves  []uint32
-	anchors []float32
-	scores  []float32
-	stripes [][]int32
-	waiting []int32
+	row       []float32
+	mean      []float32
+	pool      []float32
+	halves    []uint32
+	anchors   []float32
+	limits    []float32
+	seen      []int32   // positions of a probe's rows
+	softmaxes []float32 // their largest logits and sums
+	scores    []float32
+	keyed     []float32 // a number for each key
+	ranked    []weighed
+	stripes   [][]int32
+	waiting   []int32
 
 	stage Stage
 	since time.Time
@@ -278,7 +287,7 @@ func (w *worker) attendStripes(g *Group, stage Stage, keys []int32, from, to int
 		some := keys[:n]
 		keys = keys[n:]
 		if end := min(first+w.BlockKeys, g.From); w.costs.contiguous(w.inPairs, rows, n, end-first) {
-			b := w.span(g, first, end, Band{0, maxPosition}, true)
+			b := w.span(g, first, end, everywhere, true)
 			for j := range int32(b.n) {
 				if _, wanted := slices.BinarySearch(some, int32(first)+j); !wanted {
 					b.dropped = append(b.dropped, int(j))
@@ -595,8 +604,8 @@ func (w *worker) attendApart(g *Group, b *block, r int) {
 // farBytes is how large an output is that no near cache will hold until it is read.
 const farBytes = 4 << 20
 
-// finish divides, writes the group's outputs and returns how many rows are not finite.
-func (g *Group) finish() (notFinite int64) {
+// finish divides, writes the group's outputs and counts the rows that are not finite.
+func (g *Group) finish() {
 	w, width := g.worker, width(g.Dim)
 	rows := grow(&w.row, w.TileRows*width)
 	scale := w.kernels.Scale
@@ -611,7 +620,7 @@ func (g *Group) finish() (notFinite int64) {
 			head, row := g.at(r + i)
 			out, _, _ := g.seq.O.run(head, row)
 			if !scale(out[:g.Dim], rows[i*width:][:g.Dim], 1/w.sum[r+i]) {
-				notFinite++
+				g.bad[head-g.FirstHead]++
 			}
 			if g.seq.LSE.dtype != 0 {
 				lse, _, _ := g.seq.LSE.run(head, row)
@@ -619,7 +628,6 @@ func (g *Group) finish() (notFinite int64) {
 			}
 		}
 	}
-	return notFinite
 }
 
 // lse returns the log-sum-exp of row i in nats.
