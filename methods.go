@@ -1,6 +1,8 @@
 package anchor
 
 import (
+	"context"
+	"fmt"
 	"math"
 	"slices"
 )
@@ -16,6 +18,7 @@ type Method struct {
 	least, most float64
 	scale       scale
 	planner     func(p Params, value float64) Planner
+	more        func(ctx context.Context, opt *Options, p Params, value float64, seqs []Sequence) error
 }
 
 // A scale says between which values of a knob steps are alike.
@@ -30,6 +33,19 @@ const (
 // Planner returns the method's planner with its knob at value. Of p it takes what it has in common with AnchorAttention:
 // the tail, and for a method of that family everything but what the knob turns.
 func (m Method) Planner(p Params, value float64) Planner { return m.planner(p, value) }
+
+// Plain reports whether the planner is all there is to the method.
+func (m Method) Plain() bool { return m.more == nil }
+
+// Set sets what of opt makes the method, with its knob at value: the planner and, for some, the target of recall. A method
+// that is calibrated on the sequences runs attention on them first.
+func (m Method) Set(ctx context.Context, opt *Options, p Params, value float64, seqs ...Sequence) error {
+	opt.Planner = m.planner(p, value)
+	if m.more != nil {
+		return m.more(ctx, opt, p, value, seqs)
+	}
+	return nil
+}
 
 // Turn returns the knob's value at a position from 0, where next to nothing is kept, to 1, where next to nothing is left out,
 // for sequences of so many keys. Density grows with it.
@@ -69,39 +85,82 @@ const (
 	anchorPaper  = "arXiv 2505.23520"
 )
 
-// refined returns a method that is AnchorAttention with something added.
-func refined(name string, add func(p *Params)) Method {
+// refinedMethod returns a method that is AnchorAttention with something added.
+func refinedMethod(name, knob string, value, least, most float64, source string, set func(p *Params, value float64)) Method {
 	return Method{
-		Name: name, Knob: "theta", Value: 12, least: -10, most: 30, Always: anchorWindow, Source: "Anchor",
-		planner: func(p Params, theta float64) Planner {
-			p.Theta = theta
-			add(&p)
-			return named{anchorAttention{Params: p}, name}
+		Name: name, Knob: knob, Value: value, least: least, most: most, Always: anchorWindow, Source: "Anchor: " + source,
+		planner: func(p Params, value float64) Planner {
+			set(&p, value)
+			return anchorAttention{Params: p, name: name}
 		},
 	}
 }
 
-// named is a planner under another name.
-type named struct {
-	anchorAttention
-	name string
+func xMethod(name string, stride int) Method {
+	return Method{
+		Name: name, Knob: "threshold", Value: 0.9, scale: byNines, Always: "first block and own of 128",
+		Source: fmt.Sprintf("arXiv 2503.16428, stride %d", stride),
+		planner: func(p Params, threshold float64) Planner {
+			return XAttention(XAttentionParams{Stride: stride, Threshold: threshold, Tail: p.Tail})
+		},
+	}
 }
 
-func (n named) Name() string { return n.name }
+func vecMethod(name string, rows int) Method {
+	return Method{
+		Name: name, Knob: "gap", Value: 7, least: -1, most: 30, Always: "first 128, tile and 128 before",
+		Source: fmt.Sprintf("arXiv 2603.29494, tiles of %d", rows),
+		planner: func(p Params, gap float64) Planner {
+			return VecAttention(VecAttentionParams{Rows: rows, Gap: gap, Init: p.Init, Local: p.Local, Tail: p.Tail})
+		},
+	}
+}
 
-// methods are all there are. Knobs without a most go up to the number of keys.
-var methods = []Method{
+// PatternTable returns MInference with a pattern for each head, such as ReadPatterns gives, as a method with nothing to turn.
+func PatternTable(heads []Pattern) Method {
+	return Method{
+		Name: "minference-table", Always: "as each head's pattern says", Source: "arXiv 2407.02490",
+		planner: func(p Params, _ float64) Planner {
+			m := DefaultMInferenceParams()
+			m.Heads, m.Tail = heads, p.Tail
+			return MInference(m)
+		},
+	}
+}
+
+// catalog is all there are. Knobs without a most go up to the number of keys.
+var catalog = []Method{
 	{Name: "dense", Always: "all", planner: func(Params, float64) Planner { return Dense() }},
 	{Name: "anchor", Knob: "theta", Value: 12, least: -10, most: 30, Always: anchorWindow, Source: anchorPaper,
 		planner: func(p Params, theta float64) Planner { p.Theta = theta; return AnchorAttention(p) }},
 	{Name: "auto", Knob: "theta", Value: 12, least: -10, most: 30, Always: anchorWindow, Source: "Anchor",
 		planner: func(p Params, theta float64) Planner { p.Theta = theta; return Auto(p) }},
-	refined("anchor-pool", func(p *Params) {
-		if p.Block%4 == 0 {
+	refinedMethod("anchor-pool", "theta", 12, -10, 30, "means of a quarter of the rows", func(p *Params, theta float64) {
+		if p.Theta = theta; p.Block%4 == 0 {
 			p.Pool = p.Block / 4
 		}
 	}),
-	refined("anchor-spikes", func(p *Params) { p.Spikes = min(4, p.Block) }),
+	refinedMethod("anchor-spikes", "theta", 12, -10, 30, "4 outlying rows of a block", func(p *Params, theta float64) {
+		p.Theta, p.Spikes = theta, min(4, p.Block)
+	}),
+	refinedMethod("anchor-budget", "density", 0.3, 0.001, 1, "theta 20, densest groups of a head cut down", func(p *Params, density float64) {
+		p.Theta, p.MaxDensity = 20, density
+	}),
+	{Name: "anchor-guard", Knob: "target", Value: 0.95, scale: byNines, Always: anchorWindow, Source: "Anchor: heads below the target again",
+		planner: func(p Params, _ float64) Planner { return anchorAttention{Params: p, name: "anchor-guard"} },
+		more: func(_ context.Context, opt *Options, _ Params, target float64, _ []Sequence) error {
+			opt.TargetRecall, opt.AuditRows = target, max(opt.AuditRows, 32)
+			return nil
+		}},
+	{Name: "anchor-heads", Knob: "target", Value: 0.95, scale: byNines, Always: anchorWindow, Source: "Anchor: theta calibrated by head",
+		planner: func(p Params, _ float64) Planner { return anchorAttention{Params: p, name: "anchor-heads"} },
+		more: func(ctx context.Context, opt *Options, p Params, target float64, seqs []Sequence) error {
+			run := *opt
+			run.AuditRows = max(run.AuditRows, 64)
+			p, err := Calibrate(ctx, run, p, max(target, 1e-3), seqs...)
+			opt.Planner = anchorAttention{Params: p, name: "anchor-heads"}
+			return err
+		}},
 	{Name: "anchor-score", Knob: "theta", Value: 0, least: -40, most: 40, Always: anchorWindow, Source: anchorPaper + ", without anchor",
 		planner: func(p Params, theta float64) Planner {
 			p.Theta = theta
@@ -138,21 +197,24 @@ var methods = []Method{
 			f.Gamma, f.Tail = gamma, p.Tail
 			return FlexPrefill(f)
 		}},
-	{Name: "xattention", Knob: "threshold", Value: 0.9, scale: byNines, Always: "first block and own of 128", Source: "arXiv 2503.16428, stride 8",
-		planner: func(p Params, threshold float64) Planner {
-			return XAttention(XAttentionParams{Stride: 8, Threshold: threshold, Tail: p.Tail})
-		}},
-	{Name: "vecattention", Knob: "gap", Value: 7, least: -1, most: 30, Always: "first 128, tile and 128 before", Source: "arXiv 2603.29494, tiles of 128",
-		planner: func(p Params, gap float64) Planner {
-			v := DefaultVecAttentionParams()
-			v.Gap, v.Init, v.Local, v.Tail = gap, p.Init, p.Local, p.Tail
-			return VecAttention(v)
-		}},
+	xMethod("xattention", 8),
+	xMethod("xattention-16", 16),
+	vecMethod("vecattention", 128),
+	vecMethod("vecattention-64", 64),
 	{Name: "oracle", Knob: "mass", Value: 0.95, scale: byNines, Always: "own group of 2048", Source: "the bound for groups of 2048",
 		planner: func(p Params, mass float64) Planner {
 			return Oracle(OracleParams{Rows: p.group(), Mass: mass, Tail: p.Tail})
 		}},
 }
 
+// LookupMethod returns the method of a name.
+func LookupMethod(name string) (Method, bool) {
+	i := slices.IndexFunc(catalog, func(m Method) bool { return m.Name == name })
+	if i < 0 {
+		return Method{}, false
+	}
+	return catalog[i], true
+}
+
 // Methods returns all methods, dense attention first.
-func Methods() []Method { return slices.Clone(methods) }
+func Methods() []Method { return slices.Clone(catalog) }

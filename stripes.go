@@ -19,13 +19,14 @@ func Auto(p Params) Planner { return anchorAttention{Params: p, auto: true} }
 type anchorAttention struct {
 	Params
 	auto bool
+	name string // unless it is anchor or auto
 }
 
 func (a anchorAttention) Name() string {
 	if a.auto {
 		return "auto"
 	}
-	return "anchor"
+	return cmp.Or(a.name, "anchor")
 }
 
 func (a anchorAttention) validateFor(s Shape) error {

@@ -159,6 +159,9 @@ func (t *Tensor) run(head, row int) (f32 []float32, u16 []uint16, rows int) {
 	return nil, t.u16[page][from:to], rows
 }
 
+// Read copies a row of a head to dst, which is as long, as single-precision numbers.
+func (t Tensor) Read(dst []float32, head, row int) { t.read(kernel.Levels()[0], dst, head, row) }
+
 // read copies one row into dst, which is dim long, as single-precision numbers.
 func (t *Tensor) read(kernels *kernel.Set, dst []float32, head, row int) {
 	f32, u16, _ := t.run(head, row)
