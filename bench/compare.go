@@ -265,21 +265,18 @@ func (x *comparer) try(ctx context.Context, m anchor.Method, position float64) e
 // reach turns the knob to just where the goal is met: the least kept that has the recall, the most within the density. If it
 // is met nowhere, that is told with what comes nearest.
 func (x *comparer) reach(ctx context.Context, m anchor.Method, g report.Goal) (at setting, met bool, err error) {
-	// Keeping more is enough for a recall, keeping less for a density.
+	// How far a setting is beyond the goal, as the logarithm of a ratio: of densities, or of what is lost.
+	beyond := func(s setting) float64 { return math.Log(max(1-g.Target, 1e-9) / max(1-s.point.Recall.Mean, 1e-9)) }
 	enough := func(s setting) bool { return s.point.Recall.Mean >= g.Target }
-	slack := func(s setting) float64 { return (s.point.Recall.Mean - g.Target) / (1 - g.Target) }
 	if g.Kind == "density" {
+		beyond = func(s setting) float64 { return math.Log(s.point.Density / g.Target) }
 		enough = func(s setting) bool { return s.point.Density > g.Target }
-		slack = func(s setting) float64 { return (s.point.Density - g.Target) / g.Target }
 	}
 	if m.Knob == "" {
 		return x.done[0], enough(x.done[0]), nil
 	}
 	for range searchSteps + 2 {
-		position, ok := x.next(m, enough, func(low, high setting) bool {
-			const near = 0.02
-			return g.Kind == "recall" && slack(high) < near || g.Kind == "density" && slack(low) > -near
-		})
+		position, ok := x.next(m, enough, beyond, g.Kind)
 		if !ok {
 			break
 		}
@@ -303,8 +300,9 @@ func (x *comparer) reach(ctx context.Context, m anchor.Method, g report.Goal) (a
 	return x.done[above-1], true, nil
 }
 
-// next returns the position to try next, between the settings on either side of where enough begins, unless these are near.
-func (x *comparer) next(m anchor.Method, enough func(setting) bool, near func(low, high setting) bool) (position float64, ok bool) {
+// next returns the position to try next, between the settings on either side of where enough begins, unless the one that
+// counts is near.
+func (x *comparer) next(m anchor.Method, enough func(setting) bool, beyond func(setting) float64, kind string) (position float64, ok bool) {
 	above := slices.IndexFunc(x.done, enough)
 	switch {
 	case above == 0: // everywhere so far
@@ -313,10 +311,20 @@ func (x *comparer) next(m anchor.Method, enough func(setting) bool, near func(lo
 		return 1, x.done[len(x.done)-1].position < 1
 	}
 	low, high := x.done[above-1], x.done[above]
-	position = (low.position + high.position) / 2
+	const near = 0.02
+	under, over := beyond(low), beyond(high)
+	if kind == "recall" && over < near || kind == "density" && under > -near {
+		return 0, false
+	}
+	// Where a straight line crosses, but well inside.
+	share := min(max(under/(under-over), 0.1), 0.9)
+	if math.IsNaN(share) {
+		share = 0.5
+	}
+	position = low.position + share*(high.position-low.position)
 	value := m.Turn(position, x.input.Tokens)
 	between := value != m.Turn(low.position, x.input.Tokens) && value != m.Turn(high.position, x.input.Tokens)
-	return position, between && !near(low, high)
+	return position, between
 }
 
 // run runs the method once.

@@ -27,8 +27,9 @@ func escape(text string) string { return template.HTMLEscapeString(clean(text)) 
 
 // WriteDir writes the comparison into a directory, which it makes when there is none: comparison.json, each figure as
 // SVG and PNG, and index.html, which needs nothing else. Files appear whole or not at all, index.html last; the end of
-// the context is an error, after which no more of them appear.
-func (c *Comparison) WriteDir(ctx context.Context, dir string) error {
+// the context is an error, after which no more of them appear. progress, unless nil, is called after each figure with the
+// share of them that are there.
+func (c *Comparison) WriteDir(ctx context.Context, dir string, progress func(share float64)) error {
 	if err := c.check(); err != nil {
 		return err
 	}
@@ -51,6 +52,11 @@ func (c *Comparison) WriteDir(ctx context.Context, dir string) error {
 	if err := write("comparison.json", append(data, '\n')); err != nil {
 		return err
 	}
+	shared, each := c.figures()
+	done, all := 0, len(shared)
+	for _, figures := range each {
+		all += len(figures)
+	}
 	draw := func(figures []figure) ([]pageFigure, error) {
 		var drawn []pageFigure
 		for _, f := range figures {
@@ -71,11 +77,13 @@ func (c *Comparison) WriteDir(ctx context.Context, dir string) error {
 			if err := write(f.file+".png", png); err != nil {
 				return nil, err
 			}
+			if done++; progress != nil {
+				progress(float64(done) / float64(all))
+			}
 			drawn = append(drawn, pageFigure{File: f.file, Title: f.title, Caption: f.caption, SVG: template.HTML(svg)})
 		}
 		return drawn, nil
 	}
-	shared, each := c.figures()
 	p := page{Command: clean(c.Command), Machine: c.machine()}
 	if p.Shared, err = draw(shared); err != nil {
 		return err

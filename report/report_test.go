@@ -109,7 +109,14 @@ func TestWriteDir(t *testing.T) {
 		dots = 144
 		c, dir = madeUp(14, []int{8192, 32768, 131072}, 64), *show
 	}
-	if err := c.WriteDir(t.Context(), dir); err != nil {
+	last := 0.0
+	progress := func(share float64) {
+		if share <= last {
+			t.Errorf("progress %g after %g", share, last)
+		}
+		last = share
+	}
+	if err := c.WriteDir(t.Context(), dir, progress); err != nil || last != 1 {
 		t.Fatal(err)
 	}
 	page := checkDir(t, dir)
@@ -313,7 +320,7 @@ func TestOddDir(t *testing.T) {
 	for _, name := range []string{"nothing", "no points", "not a number", "hostile"} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
-			if err := all[name].WriteDir(t.Context(), dir); err != nil {
+			if err := all[name].WriteDir(t.Context(), dir, nil); err != nil {
 				t.Fatal(err)
 			}
 			page := checkDir(t, dir)
@@ -350,7 +357,7 @@ func TestCancelled(t *testing.T) {
 	c.Inputs = c.Inputs[1:]
 	for _, looks := range []int{0, 1, 2, 4, 6, 11} {
 		dir := filepath.Join(t.TempDir(), "dir")
-		if err := c.WriteDir(&ending{t.Context(), looks}, dir); !errors.Is(err, context.Canceled) {
+		if err := c.WriteDir(&ending{t.Context(), looks}, dir, nil); !errors.Is(err, context.Canceled) {
 			t.Fatalf("after %d looks: %v", looks, err)
 		}
 		if _, err := os.Stat(dir); looks == 0 {
@@ -369,12 +376,12 @@ func TestCancelled(t *testing.T) {
 func TestWriteDirFails(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "file")
 	os.WriteFile(path, nil, 0o666)
-	if err := handMade().WriteDir(t.Context(), path); err == nil || !strings.Contains(err.Error(), path) {
+	if err := handMade().WriteDir(t.Context(), path, nil); err == nil || !strings.Contains(err.Error(), path) {
 		t.Errorf("got %v", err)
 	}
 	bad := handMade()
 	bad.Inputs[0].Maps[0].Mass = nil
-	if err := bad.WriteDir(t.Context(), t.TempDir()); err == nil || !strings.Contains(err.Error(), "inputs[0].maps[0].mass") {
+	if err := bad.WriteDir(t.Context(), t.TempDir(), nil); err == nil || !strings.Contains(err.Error(), "inputs[0].maps[0].mass") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -165,9 +165,12 @@ func (x *comparison) run(c *cobra.Command, files []string) (err error) {
 	result.Machine = machine()
 	if x.report != "" {
 		// What is finished is kept, even of a run that was interrupted.
-		if err := result.WriteDir(context.WithoutCancel(c.Context()), x.report); err != nil {
+		bar := startProgress(c.ErrOrStderr(), "drawing")
+		defer bar.end()
+		if err := result.WriteDir(context.WithoutCancel(c.Context()), x.report, bar.report); err != nil {
 			return errors.Join(failed, err)
 		}
+		bar.end()
 	}
 	write := result.WriteTable
 	switch {
