@@ -49,7 +49,8 @@ type Options struct {
 	Progress func(share float64)
 }
 
-// A Trace is a set of keys that rows of one head attend to, beside any other traces of theirs. Keys is valid during the call.
+// A Trace is a set of keys that rows of one head attend to, beside any other traces of theirs; under a target of recall also
+// those of heads that are done again. Keys is valid during the call.
 type Trace struct {
 	Sequence, Head int
 	Rows           Span
@@ -101,6 +102,7 @@ func attend(ctx context.Context, set *kernel.Set, opt Options, seqs []Sequence) 
 		if err := r.guard(res); err != nil {
 			return nil, err
 		}
+		r.advance(r.work)
 	}
 	if a, ok := opt.Planner.(interface{ group() int }); ok && opt.Stripes {
 		res.StripeSets = r.stripeSets(a.group())
@@ -129,7 +131,13 @@ func newRun(set *kernel.Set, opt Options, seqs []Sequence) (*run, error) {
 	if opt.Scale != nil {
 		r.scale = math.Log2E * float64(*opt.Scale)
 	}
-	return r, r.cut()
+	if err := r.cut(); err != nil {
+		return nil, err
+	}
+	if opt.TargetRecall > 0 {
+		r.work *= 2 // doing heads again may take as long as doing them
+	}
+	return r, nil
 }
 
 // A run is one call of Attend.

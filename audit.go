@@ -93,11 +93,13 @@ func (r *run) compare(res *Result) {
 	res.summarise()
 }
 
-// guard does heads again whose audited recall is below the target, at larger values of Theta and at last densely.
+// guard does heads again whose audited recall is below the target: at Theta larger by 3, 9 and 21 nats, and at last densely.
 func (r *run) guard(res *Result) error {
 	method := r.opt.Planner
 	defer func(p Planner) { r.opt.Planner = p }(method)
-	const rounds = 3
+	const rounds = 4
+	r.searched = 0 // by surveys, which have been counted
+	work, auditCost := r.work, r.auditCost
 	for round := 1; round <= rounds; round++ {
 		below := make([]bool, len(res.Heads))
 		for _, a := range res.Audit { // heads without a row that could be audited are left as they are
@@ -108,7 +110,7 @@ func (r *run) guard(res *Result) error {
 		}
 		choice := func(head int) string { return "dense" }
 		if a, ok := method.(anchorAttention); ok && round < rounds {
-			a = a.wider(below)
+			a = a.wider(below, float64(3*(int(1)<<(round-1))))
 			choice = func(head int) string { return fmt.Sprintf("theta %g", a.theta(head)) }
 			method = a
 		} else {
@@ -118,6 +120,14 @@ func (r *run) guard(res *Result) error {
 		r.past, r.units = append(r.past, r.units...), nil
 		if err := r.cut(); err != nil {
 			return err
+		}
+		r.work, r.auditCost = work, auditCost
+		for _, u := range r.past {
+			for h := range u.stripes {
+				if below[u.firstHead+h] {
+					u.stripes[h] = nil
+				}
+			}
 		}
 		again := r.attend()
 		for h, done := range below {
@@ -134,13 +144,15 @@ func (r *run) guard(res *Result) error {
 	return nil
 }
 
-// wider returns the planner with a larger Theta for some heads.
-func (a anchorAttention) wider(heads []bool) anchorAttention {
-	const step = 6 // nats: what is beyond has e^−6 of the weight of what was at the limit
+// wider returns the planner with Theta larger by so many nats for some heads.
+func (a anchorAttention) wider(heads []bool, by float64) anchorAttention {
 	thetas := make(Thetas, len(heads))
 	for h, wanted := range heads {
-		if thetas[h] = a.theta(h); wanted {
-			thetas[h] += step
+		if thetas[h] = a.theta(h); !wanted {
+			continue
+		}
+		if thetas[h] += by; math.IsInf(thetas[h], -1) {
+			thetas[h] = 0
 		}
 	}
 	a.HeadTheta = thetas

@@ -271,7 +271,7 @@ func (w *worker) attendRange(g *Group, j, end int, band Band, withValues bool, f
 
 // attendStripes attends to single keys, gathered or, where many lie together, with those between them masked.
 func (w *worker) attendStripes(g *Group, stage Stage, keys []int32, from, to int) {
-	rows := min(to-from, g.NumHeads*g.rows)
+	rows := min((to-from+g.stride-1)/g.stride, g.NumHeads) * g.rows
 	waiting := grow(&w.waiting, w.BlockKeys)[:0]
 	flush := func() {
 		w.enter(StageGather)

@@ -12,9 +12,9 @@ import (
 // softmax of these queries' mean over the means of the blocks' keys, a head with √JSD(E, P) < Tau is query-aware,
 // any other vertical-slash.
 //
-//   - Vertical-slash: columns of blocks by their sum of P, and diagonals of blocks by theirs, the first column and the main
-//     diagonal before all others: as many as hold Gamma of P when single keys, or single distances, are counted, but not
-//     fewer than MinBudget keys.
+//   - Vertical-slash: the first column of blocks and then those of largest sums of P, and the main diagonal of blocks and
+//     then those of largest sums. Where n single keys, or n single distances, are the fewest that hold Gamma of P, ⌊n/128⌋ + 1
+//     blocks are kept, but not fewer than MinBudget keys.
 //   - Query-aware: MinBudget keys of columns and of diagonals, and the fewest blocks that hold Gamma of the softmax of all
 //     blocks' mean queries over the means of the blocks' keys, all rows taken together.
 type FlexPrefillParams struct {
@@ -79,9 +79,8 @@ func (f flexPrefill) survey(g *Group) []any {
 			if !head.queryAware {
 				n = max(n, len(heaviest(single, len(single), f.Gamma*float64(rows), &g.worker.ranked))/flexBlock+1)
 			}
-			blocks[0] = inf // the first column, the main diagonal
 			kept := make([]bool, len(blocks))
-			for _, b := range heaviest(blocks, max(n, 1), math.Inf(1), &g.worker.ranked) {
+			for _, b := range heaviestAfter(1, blocks, n, &g.worker.ranked) {
 				kept[b] = true
 			}
 			return kept

@@ -86,11 +86,12 @@ const (
 )
 
 // refinedMethod returns a method that is AnchorAttention with something added.
-func refinedMethod(name, knob string, value, least, most float64, source string, set func(p *Params, value float64)) Method {
+func refinedMethod(name, source string, add func(p *Params)) Method {
 	return Method{
-		Name: name, Knob: knob, Value: value, least: least, most: most, Always: anchorWindow, Source: "Anchor: " + source,
-		planner: func(p Params, value float64) Planner {
-			set(&p, value)
+		Name: name, Knob: "theta", Value: 12, least: -10, most: 30, Always: anchorWindow, Source: "Anchor: " + source,
+		planner: func(p Params, theta float64) Planner {
+			p.Theta = theta
+			add(&p)
 			return anchorAttention{Params: p, name: name}
 		},
 	}
@@ -135,19 +136,17 @@ var catalog = []Method{
 		planner: func(p Params, theta float64) Planner { p.Theta = theta; return AnchorAttention(p) }},
 	{Name: "auto", Knob: "theta", Value: 12, least: -10, most: 30, Always: anchorWindow, Source: "Anchor",
 		planner: func(p Params, theta float64) Planner { p.Theta = theta; return Auto(p) }},
-	refinedMethod("anchor-pool", "theta", 12, -10, 30, "means of a quarter of the rows", func(p *Params, theta float64) {
-		if p.Theta = theta; p.Block%4 == 0 {
+	refinedMethod("anchor-pool", "means of a quarter of the rows", func(p *Params) {
+		if p.Block%4 == 0 {
 			p.Pool = p.Block / 4
 		}
 	}),
-	refinedMethod("anchor-spikes", "theta", 12, -10, 30, "4 outlying rows of a block", func(p *Params, theta float64) {
-		p.Theta, p.Spikes = theta, min(4, p.Block)
-	}),
-	refinedMethod("anchor-budget", "density", 0.3, 0.001, 1, "theta 20, densest groups of a head cut down", func(p *Params, density float64) {
-		p.Theta, p.MaxDensity = 20, density
-	}),
-	{Name: "anchor-guard", Knob: "target", Value: 0.95, scale: byNines, Always: anchorWindow, Source: "Anchor: heads below the target again",
-		planner: func(p Params, _ float64) Planner { return anchorAttention{Params: p, name: "anchor-guard"} },
+	refinedMethod("anchor-spikes", "4 outlying rows of a block", func(p *Params) { p.Spikes = min(4, p.Block) }),
+	{Name: "anchor-guard", Knob: "target", Value: 0.95, scale: byNines, Always: anchorWindow, Source: "Anchor: from theta 6, heads below the target again",
+		planner: func(p Params, _ float64) Planner {
+			p.Theta = 6
+			return anchorAttention{Params: p, name: "anchor-guard"}
+		},
 		more: func(_ context.Context, opt *Options, _ Params, target float64, _ []Sequence) error {
 			opt.TargetRecall, opt.AuditRows = target, max(opt.AuditRows, 32)
 			return nil
@@ -156,7 +155,7 @@ var catalog = []Method{
 		planner: func(p Params, _ float64) Planner { return anchorAttention{Params: p, name: "anchor-heads"} },
 		more: func(ctx context.Context, opt *Options, p Params, target float64, seqs []Sequence) error {
 			run := *opt
-			run.AuditRows = max(run.AuditRows, 64)
+			run.AuditRows = max(run.AuditRows, 1024)
 			p, err := Calibrate(ctx, run, p, max(target, 1e-3), seqs...)
 			opt.Planner = anchorAttention{Params: p, name: "anchor-heads"}
 			return err

@@ -2,6 +2,7 @@ package anchor
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -32,11 +33,12 @@ type PatternKind string
 
 const (
 	// VerticalSlash keeps whole columns and diagonals. With P the softmax of the last 64 queries of the call over all keys,
-	// the columns are the keys of largest Σ_i P[i][j], the first 30 before all others, and the diagonals the distances of
-	// largest Σ_i P[i][pos(i) − d], the nearest 100 before all others. As in the published kernel, 64 rows are done together:
-	// rows [a, b) attend to the columns, and for each kept distance d to the keys [a − d, b − d).
+	// the columns are the first 30 keys and then those of largest Σ_i P[i][j], Vertical in all, and the diagonals the 100
+	// nearest distances and then those of largest Σ_i P[i][pos(i) − d], Slash in all. As in the published kernel, the rows
+	// of a block of 64 are done together: those of the call that are none of the tail, rows [a, b), attend to the columns, and
+	// for each kept distance d to the keys [a − d, b − d).
 	VerticalSlash PatternKind = "vertical_and_slash"
-	// BlockSparse keeps the blocks of largest mean query · mean key, and each block of rows its own.
+	// BlockSparse keeps, for each block of rows, its own and then those of largest mean query · mean key, Blocks in all.
 	BlockSparse PatternKind = "block_sparse"
 	// AShape keeps the first keys and a sliding window, as StreamingLLM does.
 	AShape PatternKind = "stream_llm"
@@ -62,8 +64,12 @@ func MInference(p MInferenceParams) Planner { return minference{p} }
 // layer, of which "7": ["vertical_and_slash", 1000, 6096, 0.98] gives a head's pattern, its two sizes and how well it did.
 func ReadPatterns(r io.Reader) ([][]Pattern, error) {
 	var layers []map[string][]json.RawMessage
-	if err := json.NewDecoder(r).Decode(&layers); err != nil {
+	d := json.NewDecoder(r)
+	if err := d.Decode(&layers); err != nil {
 		return nil, fmt.Errorf("patterns: %w", err)
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return nil, errors.New("patterns: there is more after the array of layers; want nothing")
 	}
 	all := make([][]Pattern, len(layers))
 	for l, heads := range layers {
@@ -91,6 +97,9 @@ func readPattern(fields []json.RawMessage) (Pattern, error) {
 		if err := json.Unmarshal(fields[i], into); err != nil {
 			return p, fmt.Errorf("field %d is %.40s: %w", i, fields[i], err)
 		}
+		if string(fields[i]) == "null" {
+			return p, fmt.Errorf("field %d is null; want a kind and two sizes", i)
+		}
 	}
 	return p, p.validate("pattern")
 }
@@ -112,8 +121,10 @@ type minference struct{ MInferenceParams }
 func (minference) Name() string { return "minference" }
 
 func (m minference) Validate() error {
-	if err := m.Pattern.validate("MInferenceParams.Pattern"); err != nil {
-		return err
+	if len(m.Heads) == 0 {
+		if err := m.Pattern.validate("MInferenceParams.Pattern"); err != nil {
+			return err
+		}
 	}
 	for h, p := range m.Heads {
 		if err := p.validate(fmt.Sprintf("MInferenceParams.Heads[%d]", h)); err != nil {
@@ -170,16 +181,9 @@ func (m minference) survey(g *Group) []any {
 		if p.Kind != VerticalSlash {
 			continue
 		}
-		for j := range min(minferenceFirst, g.Keys) {
-			columns[h][j] = inf
-		}
-		for d := range min(minferenceNear, g.Keys) {
-			distances[h][d] = inf
-		}
-		ranked := &g.worker.ranked
 		found[h] = &verticalSlash{
-			heaviest(columns[h], max(p.Vertical, minferenceFirst), math.Inf(1), ranked),
-			heaviest(distances[h], max(p.Slash, minferenceNear), math.Inf(1), ranked),
+			heaviestAfter(minferenceFirst, columns[h], p.Vertical, &g.worker.ranked),
+			heaviestAfter(minferenceNear, distances[h], p.Slash, &g.worker.ranked),
 		}
 	}
 	return found
@@ -231,10 +235,10 @@ func (m minference) Plan(g *Group) {
 			g.AttendHead(StageSparse, h, aShape(g, p.Vertical, p.Slash))
 		case BlockSparse:
 			own := g.From / minferenceBlock
-			scores := g.surveyed[h].(*blockMeans).scores(g, h, own+1)
-			scores[own] = inf
+			scores := g.surveyed[h].(*blockMeans).scores(g, h, own)
 			kept := make([]bool, own+1)
-			for _, c := range heaviest(scores, max(p.Blocks, 1), math.Inf(1), &g.worker.ranked) {
+			kept[own] = true
+			for _, c := range heaviest(scores, p.Blocks-1, math.Inf(1), &g.worker.ranked) {
 				kept[c] = true
 			}
 			g.AttendHead(StageSparse, h, KeySet{Spans: g.marked(kept, minferenceBlock)})

@@ -96,7 +96,8 @@ func (g *Group) masses() [][]float32 {
 }
 
 // RowOracle returns, for each of the masses, the least density at which every row could hold so much of its own softmax
-// mass: the bound of all methods, whatever keys they find and however fine. It looks at opt.AuditRows rows of each head.
+// mass: the bound of all methods, whatever keys they find and however fine. It looks at opt.AuditRows rows of each head, and
+// at no planner.
 func RowOracle(ctx context.Context, opt Options, masses []float64, seqs ...Sequence) ([]float64, error) {
 	set, err := kernels()
 	if err != nil {
@@ -110,6 +111,7 @@ func RowOracle(ctx context.Context, opt Options, masses []float64, seqs ...Seque
 			return nil, fmt.Errorf("anchor: masses are %v; want 0 … 1, ascending", masses)
 		}
 	}
+	opt.Planner, opt.TargetRecall = Dense(), 0
 	r, err := newRun(set, opt, seqs)
 	if err != nil {
 		return nil, err

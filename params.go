@@ -38,7 +38,8 @@ type Refinements struct {
 	// matters to some rows is diluted by fewer others; identification costs Block/Pool as much.
 	Pool int `json:"pool,omitempty"`
 	// Spikes rows of each pool, those whose queries lie furthest from its mean, also stand for themselves, with anchors of
-	// their own: a key that matters to one row is not diluted at all. It costs as much as a pool for each.
+	// their own: a key that matters to one row is not diluted at all. It costs as much as a pool for each. At most all rows
+	// but one.
 	Spikes int `json:"spikes,omitempty"`
 	// MaxDensity bounds the density of each head in each group, window included: of more stripes those that score nearest
 	// to the anchor, or above it, are kept. The window is always kept, and the tail dense. 0 is no bound; at most 1.

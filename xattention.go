@@ -8,8 +8,8 @@ import (
 // Scoring", ICML 2025, arXiv 2503.16428).
 //
 // Positions are taken Stride at a time. With i and j such strides of rows and keys, their score is the sum over an
-// antidiagonal, Σ_s q[i·Stride + Stride − 1 − s] · k[j·Stride + s], times the scale of logits over Stride; rows and keys
-// that there are not count as zero. The softmax of a stride of rows over the strides of keys up to its own is summed by
+// antidiagonal, Σ_s q[i·Stride + Stride − 1 − s] · k[j·Stride + s], times the scale of logits over Stride; rows that the call
+// does not hold or that are of the tail, and keys from there on, count as zero. The softmax of a stride of rows over the strides of keys up to its own is summed by
 // blocks of 128 rows and 128 keys. A block of rows attends to the first block of keys and its own, and to the fewest others,
 // heaviest first, with which the sum reaches Threshold of all.
 type XAttentionParams struct {
