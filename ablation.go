@@ -94,11 +94,23 @@ func (a ablation) Plan(g *Group) {
 	}
 }
 
-// masses returns for each head, for every key, the sum over the head's vectors of 2^(logit − anchor).
+// masses returns for each head, for every key, the sum over the head's vectors of 2^(logit − anchor), each at most 2^100.
 func (s *probe) masses(keys Span) [][]float32 {
 	all := s.worker.perKey(s.NumHeads, keys.To-keys.From)
 	ignored := make([]float32, s.width)
+	most := make([]float32, s.width)
+	for c, anchor := range s.anchors {
+		most[c] = anchor + 100 // far from what single precision cannot hold, and sums of it too
+	}
 	s.each(keys, func(first, n int, scores []float32) {
+		for i := range n {
+			row := scores[i*s.width:][:s.width]
+			for c, x := range row {
+				if x > most[c] {
+					row[c] = most[c]
+				}
+			}
+		}
 		s.worker.kernels.ExpSum(n, s.width, scores, s.width, 1, s.anchors, ignored)
 		for h, out := range all {
 			for i := range n {

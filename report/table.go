@@ -298,7 +298,11 @@ func (p *Point) setting() string {
 	if p.Knob == "" {
 		return "–"
 	}
-	return clean(p.Knob) + "=" + number(float64(p.Value), "%.4g")
+	format := "%.4g"
+	if x := float64(p.Value); x == math.Trunc(x) && math.Abs(x) < 1e9 {
+		format = "%.0f"
+	}
+	return clean(p.Knob) + "=" + number(float64(p.Value), format)
 }
 
 func (c *Comparison) machine() string {

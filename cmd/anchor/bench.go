@@ -24,8 +24,10 @@ things are left out.
 GFLOP/s counts the operations of dense attention, whatever a method leaves out;
 executed GFLOP/s counts what it does.
 
-Workloads: mixture has sink, local, stripe and diffuse heads in turn; in diffuse
-every head is flat, so that there is nothing to leave out.
+Workloads: mixture has sink, local, stripe and diffuse heads in turn; mixed has all
+kinds, with slashes, spikes and bursts; rotary is mixed under a rotary embedding; in
+diffuse every head is flat, so that there is nothing to leave out; others have heads of
+one kind.
 
 With --json, each result is an object on a line of its own, as soon as all of its
 length are there:
