@@ -176,30 +176,35 @@ func (a *antidiagonals) multiply(j int, products []float32) (keys int) {
 		most = a.stride
 	}
 	n := min(most, a.To-j)
+	strides := padded(n, a.stride) / a.stride
 	k := &a.seq.K
+	f32, u16, lie := k.run(a.KVHead, j) // so many rows as they lie
 	if !w.inPairs {
-		// Keys that there are not are zero.
-		rows, at := grow(&w.kbuf, max(padded(n, a.stride), w.BlockKeys)*a.Dim), 0
-		for ; at < n; at++ {
-			k.read(w.kernels, rows[at*a.Dim:][:a.Dim], a.KVHead, j+at)
+		rows, step := f32, k.rowStep
+		if f32 == nil || lie < n || n < strides*a.stride {
+			rows, step = grow(&w.kbuf, max(strides*a.stride, w.BlockKeys)*a.Dim), a.Dim
+			for i := range n {
+				k.read(w.kernels, rows[i*step:][:step], a.KVHead, j+i)
+			}
+			clear(rows[n*step : strides*a.stride*step]) // keys that there are not are zero
 		}
-		clear(rows[n*a.Dim : padded(n, a.stride)*a.Dim])
 		for s := range a.stride {
-			w.kernels.Gemm(padded(n, a.stride)/a.stride, a.width, a.Dim, rows[s*a.Dim:], a.stride*a.Dim, 1,
-				a.rows[s*a.depth*a.width:], a.width, products, a.width, s > 0)
+			w.kernels.Gemm(strides, a.width, a.Dim, rows[s*step:], a.stride*step, 1, a.rows[s*a.depth*a.width:], a.width, products, a.width, s > 0)
 		}
 		return n
 	}
-	step := 2 * a.depth
-	strides := padded(n, a.stride) / a.stride
 	height := padded(strides, w.kernels.PairRows())
-	rows := grow(&w.kPairs, max(height*a.stride, w.BlockKeys)*step)
-	for at := range n {
-		_, x, _ := k.run(a.KVHead, j+at)
-		copy(rows[at*step:][:step], x[:a.Dim])
-		clear(rows[at*step+a.Dim : (at+1)*step])
+	rows, step := u16, k.rowStep
+	if lie < n || n < height*a.stride || a.Dim < 2*a.depth {
+		step = 2 * a.depth
+		rows = grow(&w.kPairs, max(height*a.stride, w.BlockKeys)*step)
+		for i := range n {
+			_, x, _ := k.run(a.KVHead, j+i)
+			copy(rows[i*step:][:step], x[:a.Dim])
+			clear(rows[i*step+a.Dim : (i+1)*step])
+		}
+		clear(rows[n*step : height*a.stride*step])
 	}
-	clear(rows[n*step : height*a.stride*step])
 	out := products
 	if height > strides { // the kernels write whole tiles
 		out = grow(&w.scores, height*a.width)
