@@ -113,13 +113,15 @@ func (in *Input) writePoints(out *strings.Builder, points []Point, curve bool) {
 	}
 }
 
-// WriteMarkdown writes what the methods did at each goal as tables in Markdown, a column for each length.
+// WriteMarkdown writes what the methods did at each goal as tables in Markdown, a column for each length, and what each
+// keeps always.
 func (c *Comparison) WriteMarkdown(w io.Writer) error {
 	var out strings.Builder
 	for _, group := range c.groups() {
 		for _, kind := range []string{"recall", "density"} {
 			group.writeMarkdown(&out, kind)
 		}
+		group.writeAlways(&out)
 	}
 	_, err := io.WriteString(w, out.String())
 	return err
@@ -224,6 +226,30 @@ func (g *group) writeMarkdown(out *strings.Builder, kind string) {
 		fmt.Fprintf(out, "| *row oracle* | %s |\n", strings.Join(bounds, " | "))
 	}
 	out.WriteByte('\n')
+}
+
+// writeAlways writes which keys the methods that had a goal attend to whatever they find.
+func (g *group) writeAlways(out *strings.Builder) {
+	var kept []string
+	methods := map[string][]string{}
+	for _, in := range g.inputs {
+		for _, p := range in.Points {
+			always, method := clean(p.Always), clean(p.Method)
+			if p.Goal.Kind == "" || always == "" || slices.Contains(methods[always], method) {
+				continue
+			}
+			if methods[always] == nil {
+				kept = append(kept, always)
+			}
+			methods[always] = append(methods[always], method)
+		}
+	}
+	for i, always := range kept {
+		kept[i] = fmt.Sprintf("%s (%s)", markdown(always), markdown(strings.Join(methods[always], ", ")))
+	}
+	if len(kept) > 0 {
+		fmt.Fprintf(out, "Always kept, beside the tail: %s.\n\n", strings.Join(kept, "; "))
+	}
 }
 
 // cell says what a point that should meet a goal did.
