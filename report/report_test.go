@@ -48,7 +48,7 @@ func handMade() *Comparison {
 					HeadPoints: []Head{{Head: 0, Recall: Recall{1, 1, 1}}, {Head: 1, Recall: Recall{0.98, 0.9, 0.9}}}},
 				{Method: "anchor", Knob: "theta", Value: Number(inf), Density: 1, Recall: Recall{1, 1, 1}, Seconds: 1.1 * dense},
 				{Method: "anchor", Knob: "theta", Value: 9.5, Density: 0.33 / scale, Recall: Recall{0.9501, 0.9, 0.75},
-					Always: "first 128, 128 before the group, last 128 rows dense",
+					Always:      "first 128, 128 before the group, last 128 rows dense",
 					OutputError: Spread{0.05, 0.1, 0.3}, Seconds: 0.35 * dense, Goal: Goal{"recall", 0.95, true},
 					Stages: map[string]float64{"window": 0.2 * dense, "search": 0.1 * dense},
 					HeadPoints: []Head{{Head: 0, Kind: "sink", Choice: "dense", Stripes: 1234, Recall: Recall{0.9, 0.8, 0.7}},
