@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"slices"
 
 	"github.com/anchorattention/anchor"
@@ -24,7 +25,7 @@ type CompareConfig struct {
 
 	Points int     // settings of each method's knob, ≥ 1, beside its default
 	Recall float64 // mean recall that each method is turned to reach; 0 means none
-	Runs   int     // timed runs at the settings that reach a goal, ≥ 1: their median counts
+	Runs   int     // rounds in which dense attention and all settings that reach a goal are timed, ≥ 1
 	Rows   int     // rows of each head from which the row oracle's density is estimated, ≥ 1
 	Maps   int     // heads of each input, of different kinds if it has such, whose mass and kept keys are mapped
 
@@ -96,8 +97,9 @@ func (c *CompareConfig) Validate() error {
 }
 
 // Compare runs every method on every input, at several settings of its knob and at those that reach the goals. Recall and
-// errors are those of all rows against dense attention of the same inputs. When ctx ends, what has been found is returned with
-// its error.
+// errors are those of all rows against dense attention of the same inputs. The settings that reach a goal are then timed in
+// rounds, in an order by chance, with dense attention among them: medians count, of times and of ratios within rounds. When ctx
+// ends, what has been found is returned with its error.
 func Compare(ctx context.Context, c CompareConfig) (*report.Comparison, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
@@ -130,7 +132,7 @@ const searchSteps = 6
 
 // steps is about how many runs an input takes, dense attention's being one.
 func (c *CompareConfig) steps() float64 {
-	return 2 + float64(len(c.Methods))*float64(c.Points+1+searchSteps+c.Runs)/3
+	return 1 + float64(c.Runs) + float64(len(c.Methods))*float64(c.Points+1+searchSteps+2*c.Runs)/3
 }
 
 // A comparer compares methods on one input.
@@ -146,29 +148,26 @@ type comparer struct {
 	dense outputs
 	out   outputs   // of the method that runs
 	done  []setting // of the current method
+	goals []setting // those that are timed in rounds
 }
 
 // A setting of a knob, and what came of it.
 type setting struct {
 	position float64
+	opt      anchor.Options
 	point    report.Point
+	index    int // among the input's points, of one that should reach a goal
 }
 
 func (x *comparer) compare(ctx context.Context) (isa string, err error) {
 	x.dense, x.out = x.outputs(), x.outputs()
 	opt := anchor.Options{Planner: anchor.Dense(), Threads: x.Threads, Costs: x.Costs}
-	var seconds []float64
-	for range x.Runs {
-		opt.Progress = x.progress.part(x.step / float64(x.Runs))
-		res, err := anchor.Attend(ctx, opt, x.dense.seq)
-		if err != nil {
-			return "", err
-		}
-		isa = res.ISA
-		seconds = append(seconds, res.Seconds)
+	opt.Progress = x.progress.part(x.step)
+	res, err := anchor.Attend(ctx, opt, x.dense.seq)
+	if err != nil {
+		return "", err
 	}
-	x.input.DenseSeconds = middle(seconds)
-
+	isa, x.input.DenseSeconds = res.ISA, res.Seconds
 	masses := []float64{0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999}
 	opt.AuditRows, opt.Progress = x.Rows, nil
 	bounds, err := anchor.RowOracle(ctx, opt, masses, x.seq)
@@ -183,10 +182,49 @@ func (x *comparer) compare(ctx context.Context) (isa string, err error) {
 			return isa, err
 		}
 	}
+	if err := x.rounds(ctx); err != nil {
+		return isa, err
+	}
 	if x.Maps > 0 {
 		return isa, x.maps(ctx)
 	}
 	return isa, nil
+}
+
+// rounds times the settings that reach a goal, and dense attention, in turns.
+func (x *comparer) rounds(ctx context.Context) error {
+	dense := setting{opt: anchor.Options{Planner: anchor.Dense(), Threads: x.Threads, Costs: x.Costs}, index: -1}
+	all := append([]setting{dense}, x.goals...)
+	times := make([][]float64, len(all)) // by round
+	order := rand.New(rand.NewPCG(x.input.Seed, uint64(x.input.Tokens)))
+	for range x.Runs {
+		for _, i := range order.Perm(len(all)) {
+			opt := all[i].opt
+			part := x.step
+			if i > 0 {
+				part /= 3
+			}
+			opt.Progress = x.progress.part(part)
+			res, err := anchor.Attend(ctx, opt, x.out.seq)
+			if err != nil {
+				return err
+			}
+			times[i] = append(times[i], res.Seconds)
+		}
+	}
+	x.input.DenseSeconds = middle(slices.Clone(times[0]))
+	for i, s := range all[1:] {
+		var ratios []float64
+		for round, seconds := range times[i+1] {
+			ratios = append(ratios, times[0][round]/seconds)
+		}
+		p := &x.input.Points[s.index]
+		p.Seconds, p.Speedup = middle(times[i+1]), middle(ratios)
+		if err := x.tell(p); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // method finds the points of one method.
@@ -223,22 +261,10 @@ func (x *comparer) method(ctx context.Context, m anchor.Method) error {
 		if err != nil {
 			return err
 		}
-		point := at.point
-		point.Goal = g
-		point.Goal.Met = met
-		seconds := []float64{point.Seconds}
-		for range x.Runs - 1 {
-			again, err := x.run(ctx, m, m.Turn(at.position, x.input.Tokens))
-			if err != nil {
-				return err
-			}
-			seconds = append(seconds, again.Seconds)
-		}
-		point.Seconds = middle(seconds)
-		x.input.Points = append(x.input.Points, point)
-		if err := x.tell(&point); err != nil {
-			return err
-		}
+		at.point.Goal, at.index = g, len(x.input.Points)
+		at.point.Goal.Met = met
+		x.input.Points = append(x.input.Points, at.point)
+		x.goals = append(x.goals, at)
 	}
 	return nil
 }
@@ -252,12 +278,12 @@ func (x *comparer) tell(p *report.Point) error {
 
 // try runs the method at a position of its knob, and puts what comes of it among the settings done, in order.
 func (x *comparer) try(ctx context.Context, m anchor.Method, position float64) error {
-	point, err := x.run(ctx, m, m.Turn(position, x.input.Tokens))
+	point, opt, err := x.run(ctx, m, m.Turn(position, x.input.Tokens))
 	if err != nil {
 		return err
 	}
 	point.Default = position == m.Position(m.Value, x.input.Tokens) || m.Knob == ""
-	x.done = append(x.done, setting{position, *point})
+	x.done = append(x.done, setting{position: position, opt: opt, point: *point})
 	slices.SortStableFunc(x.done, func(a, b setting) int { return cmp.Compare(a.position, b.position) })
 	return x.tell(point)
 }
@@ -328,22 +354,23 @@ func (x *comparer) next(m anchor.Method, enough func(setting) bool, beyond func(
 }
 
 // run runs the method once.
-func (x *comparer) run(ctx context.Context, m anchor.Method, value float64) (*report.Point, error) {
+func (x *comparer) run(ctx context.Context, m anchor.Method, value float64) (*report.Point, anchor.Options, error) {
 	opt := anchor.Options{Threads: x.Threads, Costs: x.Costs}
 	if err := m.Set(ctx, &opt, x.Params, value, x.out.seq); err != nil {
-		return nil, err
+		return nil, opt, err
 	}
-	opt.Progress = x.progress.part(x.step / 3)
-	res, err := anchor.Attend(ctx, opt, x.out.seq)
+	run := opt
+	run.Progress = x.progress.part(x.step / 3)
+	res, err := anchor.Attend(ctx, run, x.out.seq)
 	if err != nil {
-		return nil, err
+		return nil, opt, err
 	}
 	p := &report.Point{
 		Method: m.Name, Knob: m.Knob, Value: report.Number(value), Always: m.Always,
 		Density: res.Density(), Stripes: res.Stripes, Seconds: res.Seconds, Stages: res.StageSeconds(), FLOPs: res.FLOPs,
 	}
 	x.measure(p, res)
-	return p, nil
+	return p, opt, nil
 }
 
 // outputs are a sequence and the memory of its outputs.

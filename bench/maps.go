@@ -35,37 +35,32 @@ func (x *comparer) maps(ctx context.Context) error {
 		}
 		x.input.Maps = append(x.input.Maps, m)
 	}
-	for _, m := range x.Methods {
-		of := func(p report.Point) bool { return p.Method == m.Name && p.Goal.Kind != "" }
-		i := slices.IndexFunc(x.input.Points, of)
-		if i < 0 {
+	var shown []string
+	for _, at := range x.goals {
+		if slices.Contains(shown, at.point.Method) {
 			continue
 		}
-		kept, err := x.kept(ctx, m, float64(x.input.Points[i].Value), cell, size)
+		shown = append(shown, at.point.Method)
+		kept, err := x.kept(ctx, at.opt, cell, size)
 		if err != nil {
 			return err
 		}
 		for n := range x.input.Maps {
-			share := kept[n]
-			x.input.Maps[n].Kept = append(x.input.Maps[n].Kept, report.Kept{Method: m.Name, Point: i, Share: share})
+			x.input.Maps[n].Kept = append(x.input.Maps[n].Kept, report.Kept{Method: at.point.Method, Point: at.index, Share: kept[n]})
 		}
 	}
 	return nil
 }
 
 // kept runs a method and returns, for each map, the share of each cell's pairs that it attended to.
-func (x *comparer) kept(ctx context.Context, m anchor.Method, value float64, cell, size int) ([][]float64, error) {
-	opt := anchor.Options{Threads: x.Threads, Costs: x.Costs}
-	if err := m.Set(ctx, &opt, x.Params, value, x.out.seq); err != nil {
-		return nil, err
-	}
-	opt.TargetRecall = 0 // a head that is done again would count twice
+func (x *comparer) kept(ctx context.Context, opt anchor.Options, cell, size int) ([][]float64, error) {
 	shares := make([][]float64, len(x.input.Maps))
 	byHead := map[int][]float64{}
 	for i, m := range x.input.Maps {
 		shares[i] = make([]float64, size*size)
 		byHead[m.Head] = shares[i]
 	}
+	opt.TargetRecall = 0 // as first planned: heads that are done again would count twice
 	opt.Trace = func(t anchor.Trace) {
 		if pairs := byHead[t.Head]; pairs != nil {
 			countPairs(pairs, t, cell, size)

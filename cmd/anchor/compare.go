@@ -29,7 +29,9 @@ Everything is measured against dense attention of the same inputs, over all rows
   density   attended over causal pairs of row and key, whatever is always kept included
   recall    share of the true softmax mass on the keys attended
   errors    of outputs, ‖o − dense o‖/‖dense o‖, and of log-sum-exps, in nats
-  time      of one call, search included
+  time      of one call, search included; at the settings that reach a goal the median
+            of --runs rounds, in which dense attention and all of them take turns, and
+            the speedup that of ratios within rounds
 
 The row oracle is the least density at which every row could hold such a share of its
 mass: no method can do better, whatever keys it finds.
@@ -62,7 +64,7 @@ Interrupted, it reports what is finished.
 	f.StringVar(&x.dtype, "dtype", "F32", "`type` of synthetic queries, keys and values: F32, BF16, F16")
 	f.Uint64Var(&x.seed, "seed", 1, "`seed` of synthetic heads")
 	f.IntVar(&x.config.Points, "points", 5, "`settings` of each method's knob beside its default")
-	f.IntVar(&x.config.Runs, "runs", 3, "timed `runs` at the settings that reach a goal")
+	f.IntVar(&x.config.Runs, "runs", 3, "timed `rounds` of the settings that reach a goal")
 	f.IntVar(&x.config.Maps, "maps", 4, "`heads` of each input whose attention is mapped, with --report or --json")
 	f.StringVar(&x.report, "report", "", "`directory` to write a page, figures and comparison.json to")
 	f.BoolVar(&x.markdown, "markdown", false, "print tables of the settings that reach the goals in Markdown")
