@@ -60,7 +60,7 @@ type worker struct {
 	factor  [mostRows]float32
 
 	// Keys and values that do not lie as the kernels want them.
-	kbuf, vbuf            []float32
+	kbuf, vbuf, panels    []float32
 	kPairs, vPairs        []uint16
 	packedValues, packing []uint32
 
@@ -208,6 +208,7 @@ func (g *Group) at(i int) (head, row int) {
 // A block is up to BlockKeys keys and, unless only scores are wanted, their values.
 type block struct {
 	n          int
+	rows       int   // that attend to it at a time
 	all        bool  // every row sees every key; otherwise
 	first      int   // the first key's position, the others following
 	band       Band  // and what each row sees of them,
@@ -216,10 +217,12 @@ type block struct {
 
 	k, v         []float32
 	kstep, vstep int
-	kPairs       []uint16 // or, in pairs, keys,
-	values       []uint32 // and values as packed
-	checked      bool     // values are known to be finite but for
-	apart        []apart  // these, which are zero in v or values
+	next         [2][]float32 // keys and values of the block after it, to be asked for
+	panels       []float32    // the values once more, as products read them best, where rows are many
+	kPairs       []uint16     // or, in pairs, keys,
+	values       []uint32     // and values as packed
+	checked      bool         // values are known to be finite but for
+	apart        []apart      // these, which are zero in v or values
 }
 
 // An apart is a value that is not finite.
@@ -252,6 +255,9 @@ func (w *worker) attendRange(g *Group, j, end int, band Band, withValues bool, f
 		}
 		for j := j; j < min(end, seen) && !w.stopped(); {
 			b := w.span(g, j, end, band, withValues)
+			if next := j + b.n; withValues && next < min(end, seen) {
+				b.next = w.following(g, next)
+			}
 			for h := range heads {
 				w.attendBlock(g, &b, from+h*stride+first, from+h*stride+last)
 			}
@@ -324,6 +330,17 @@ func (w *worker) span(g *Group, j, end int, band Band, withValues bool) block {
 		b.v, b.vstep = w.copyRows(&w.vbuf, g, v, n, row)
 	}
 	return b
+}
+
+// following returns the keys and values from position j on, as they lie, as far as a block may have them; nothing if that
+// is not single precision.
+func (w *worker) following(g *Group, j int) (next [2][]float32) {
+	for i, t := range []*Tensor{&g.seq.K, &g.seq.V} {
+		if f32, _, rows := t.run(g.KVHead, j); f32 != nil && t.rowStep == g.Dim {
+			next[i] = f32[:min(rows, w.BlockKeys)*g.Dim]
+		}
+	}
+	return next
 }
 
 // gather brings in a block of single keys.
@@ -401,6 +418,7 @@ func (w *worker) packRows(g *Group, b *block, v func(i int) []uint16) {
 func (w *worker) attendBlock(g *Group, b *block, from, to int) {
 	width := width(g.Dim)
 	strip := w.StripKeys
+	b.rows = to - from
 	if w.inPairs {
 		w.kernels.BeginPairs()
 		defer w.kernels.EndPairs()
@@ -495,8 +513,23 @@ func (w *worker) addValues(g *Group, b *block, r, from, to, columns int) {
 		}
 		return
 	}
+	if b.panels == nil && b.rows >= panelRows && w.kernels.HasPanels() {
+		b.panels = grow(&w.panels, w.kernels.PanelSize(b.n, g.Dim))
+		w.kernels.Panels(b.n, g.Dim, b.v, b.vstep, b.panels)
+	}
+	if b.panels != nil {
+		next := &b.next[0]
+		if len(*next) == 0 {
+			next = &b.next[1]
+		}
+		*next = w.kernels.GemmPanels(g.Dim, columns, to, b.panels, b.n, w.tile, w.TileRows, acc, w.TileRows, true, *next)
+		return
+	}
 	w.kernels.Gemm(g.Dim, columns, to, b.v, 1, b.vstep, w.tile, w.TileRows, acc, w.TileRows, true)
 }
+
+// panelRows is how many rows make copying a block's values to panels pay: it takes as long as four tiles gain by it.
+const panelRows = 5 * 48
 
 // fewRows is how many rows are so few that reading values takes longer than multiplying them.
 const fewRows = 8
@@ -567,6 +600,7 @@ func (w *worker) setApart(g *Group, b *block) {
 		return
 	}
 	b.v, b.vstep = w.copyRows(&w.vbuf, g, &g.seq.V, b.n, at)
+	b.panels = nil
 	for i, x := range b.v[:b.n*b.vstep] {
 		if x-x != 0 {
 			b.apart = append(b.apart, apart{i / b.vstep, i % b.vstep, x})

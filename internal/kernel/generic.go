@@ -9,6 +9,8 @@ import (
 var generic = Set{
 	name:      "generic",
 	tiles:     []tiles{{Lanes, []tile{gemmGeneric(4), gemmGeneric(1)}}},
+	panel:     4,
+	panels:    panelsGeneric,
 	colMax:    colMaxGeneric,
 	expSum:    expSumGeneric,
 	mask:      maskGeneric,
@@ -42,6 +44,21 @@ func gemmGeneric(m int) tile {
 				}
 			}
 		},
+		byPanels: func(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool, _ *float32, _ uintptr) {
+			for t := range uintptr(tiles) {
+				gemmTile(m, k, at(a, t*lda), size, panelStep*size, b, ldb, at(c, t*uintptr(m)*ldc), ldc, add)
+			}
+		},
+	}
+}
+
+func panelsGeneric(rows, cols, step int, src *float32, lds uintptr, dst *float32, ldd uintptr) {
+	for j := 0; j < cols; j += step {
+		n := min(step, cols-j)
+		for i := range uintptr(rows) {
+			from, to := at(src, i*lds+uintptr(j)*size), at(dst, uintptr(j/step)*ldd+i*panelStep*size)
+			copy(unsafe.Slice(to, n), unsafe.Slice(from, n))
+		}
 	}
 }
 

@@ -80,6 +80,40 @@ func TestGemm(t *testing.T) {
 	})
 }
 
+// GemmPanels gives what Gemm gives, to the bit, and touches nothing else.
+func TestGemmPanels(t *testing.T) {
+	forLevels(t, func(t *testing.T, s *Set) {
+		if !s.HasPanels() {
+			t.Skip("has no panels")
+		}
+		r := rand.New(rand.NewPCG(21, 22))
+		for _, m := range []int{0, 1, 2, 5, 6, 7, 8, 9, 12, 15, 16, 31, 32, 128} {
+			for _, n := range []int{16, 32, 48, 80, 112} {
+				for _, k := range []int{1, 2, 7, 64, 129} {
+					for _, add := range []bool{false, true} {
+						rows, lda := k+r.IntN(3), m+r.IntN(3)
+						ldb, ldc := n+r.IntN(3), n+r.IntN(3)
+						a, b, c := random(r, max((rows-1)*lda+m, 0)), random(r, (k-1)*ldb+n), random(r, m*ldc+1)
+						size := s.PanelSize(rows, m)
+						panels := random(r, size+1)
+						after := panels[size]
+						s.Panels(rows, m, a, lda, panels[:size])
+						if panels[size] != after {
+							t.Fatalf("Panels of %d×%d wrote beyond their end", rows, m)
+						}
+						want := slices.Clone(c)
+						s.Gemm(m, n, k, a, 1, lda, b, ldb, want, ldc, add)
+						s.GemmPanels(m, n, k, panels[:size], rows, b, ldb, c, ldc, add, nil)
+						if !slices.Equal(c, want) {
+							t.Fatalf("m=%d n=%d k=%d of %d add=%v: GemmPanels differs from Gemm", m, n, k, rows, add)
+						}
+					}
+				}
+			}
+		}
+	})
+}
+
 // A bound that is crossed panics instead of reaching the assembly.
 func TestBounds(t *testing.T) {
 	forLevels(t, func(t *testing.T, s *Set) {
@@ -91,6 +125,9 @@ func TestBounds(t *testing.T) {
 			"n":            func() { s.Gemm(1, 8, 1, x, 1, 1, x, 16, x, 16, false) },
 			"k":            func() { s.Gemm(1, 16, 0, x, 1, 1, x, 16, x, 16, false) },
 			"a by neither": func() { s.Gemm(2, 16, 2, x, 2, 4, x, 16, x, 16, false) },
+			"panels":       func() { s.Panels(4, 16, x, 16, x[:s.PanelSize(4, 16)-1]) },
+			"panels' a":    func() { s.GemmPanels(4, 16, 1, x[:s.PanelSize(2, 4)-1], 2, x, 16, x, 16, false, nil) },
+			"panels' k":    func() { s.GemmPanels(1, 16, 3, x, 2, x, 16, x, 16, false, nil) },
 			"colmax":       func() { s.ColMax(2, 16, x[:31], 16, 1, 8, x, x) },
 			"expsum":       func() { s.ExpSum(1, 16, x, 16, 1, x, x[:15]) },
 			"mask":         func() { s.Mask(1, 16, x, 16, make([]int32, 15), 0, 0, 0) },
