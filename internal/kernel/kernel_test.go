@@ -444,6 +444,33 @@ func TestExpSum(t *testing.T) {
 	})
 }
 
+// ExpSum is within 2 ulp all over the octaves below 1, where more than elsewhere is rounded.
+func TestExpSumOctaves(t *testing.T) {
+	forLevels(t, func(t *testing.T, s *Set) {
+		const n, step = 1024, 61
+		x, zero, l := make([]float32, n), make([]float32, n), make([]float32, n)
+		worst, at := 0.0, float32(0)
+		for bits := math.Float32bits(-0x1p-26); bits <= math.Float32bits(-2); bits += n * step {
+			for i := range x {
+				x[i] = math.Float32frombits(bits + uint32(i)*step)
+			}
+			was := slices.Clone(x)
+			s.ExpSum(1, n, x, n, 1, zero, l)
+			for i, got := range x {
+				want := math.Exp2(float64(was[i]))
+				ulp := float64(math.Nextafter32(float32(want), 2)) - float64(float32(want))
+				if e := math.Abs(float64(got)-want) / ulp; e > worst {
+					worst, at = e, was[i]
+				}
+			}
+		}
+		t.Logf("worst error %.3f ulp, of 2^%v", worst, at)
+		if worst > 2 {
+			t.Errorf("error of %.3f ulp for 2^%v; want at most 2", worst, at)
+		}
+	})
+}
+
 // Select keeps a row unless top − x > theta in every column, so that a NaN keeps.
 func TestSelect(t *testing.T) {
 	forLevels(t, func(t *testing.T, s *Set) {

@@ -13,7 +13,7 @@ import (
 
 const (
 	columns  = 16 // kernel.Lanes
-	expTerms = 7  // of kernel.expCoef
+	expTerms = 6  // of kernel.expCoef
 )
 
 // A printer collects the assembly of one architecture and the declarations of its functions.
