@@ -58,6 +58,7 @@ type worker struct {
 	tile    []float32 // scores of a tile, [BlockKeys][TileRows]
 	weights []uint32  // its weights in pairs, [BlockKeys/2][TileRows]
 	factor  [mostRows]float32
+	most    [mostRows]float32 // of a tile's scores, by column
 
 	// Keys and values that do not lie as the kernels want them.
 	kbuf, vbuf, panels    []float32
@@ -158,12 +159,18 @@ func (w *worker) prepare(g *Group, r int) {
 	clear(w.acc[r*width(g.Dim) : (r+w.TileRows)*width(g.Dim)])
 	if !w.inPairs {
 		tile := grow(&w.row, w.TileRows*g.Dim)
-		clear(tile)
-		for i := range g.held(r) {
+		held := g.held(r)
+		clear(tile[held*g.Dim:])
+		for i := range held {
 			head, row := g.at(r + i)
-			g.seq.Q.read(w.kernels, tile[i*g.Dim:(i+1)*g.Dim], head, row)
+			to := tile[i*g.Dim : (i+1)*g.Dim]
+			from, _, _ := g.seq.Q.run(head, row)
+			if from == nil {
+				g.seq.Q.read(w.kernels, to, head, row)
+				from = to
+			}
+			w.kernels.Scale(to, from[:g.Dim], float32(w.scale))
 		}
-		w.kernels.Scale(tile, tile, float32(w.scale))
 		kernel.Transpose(w.kernels, w.TileRows, g.Dim, tile, g.Dim, w.q[r*g.Dim:], w.TileRows)
 		return
 	}
@@ -444,7 +451,7 @@ func (w *worker) attendBlock(g *Group, b *block, from, to int) {
 		waiting := 0 // first key whose weight has not met its value
 		for from := 0; from < n; from += strip {
 			m := min(strip, n-from)
-			w.score(g, b, r, from, m, columns)
+			found := w.score(g, b, r, from, m, columns, !masked && b.dropped == nil)
 			if skip := max(seenByFirst-from, 0); masked && skip < m { // keys that all rows see need no look
 				w.kernels.Mask(m-skip, columns, w.tile[skip*w.TileRows:], w.TileRows, w.pos[r:], b.first+from+skip, b.band.Far, b.band.Near)
 			}
@@ -456,7 +463,11 @@ func (w *worker) attendBlock(g *Group, b *block, from, to int) {
 					}
 				}
 			}
-			if raised := w.kernels.ColMax(m, columns, w.tile, w.TileRows, w.scoreUnit, slack, top, base); raised != 0 {
+			scores, rows := w.tile, m
+			if found {
+				scores, rows = w.most[:], 1
+			}
+			if raised := w.kernels.ColMax(rows, columns, scores, w.TileRows, w.scoreUnit, slack, top, base); raised != 0 {
 				if b.withValues && waiting < from {
 					w.addValues(g, b, r, waiting, from, columns)
 					waiting = from
@@ -482,14 +493,22 @@ func (w *worker) attendBlock(g *Group, b *block, from, to int) {
 	}
 }
 
-// score computes the scores of the tile at row r and n keys of the block.
-func (w *worker) score(g *Group, b *block, r, from, n, columns int) {
+// score computes the scores of the tile at row r and n keys of the block. Where their maxima are wanted and come with them,
+// these are found in most.
+func (w *worker) score(g *Group, b *block, r, from, n, columns int, wanted bool) (found bool) {
 	if w.inPairs {
 		depth := w.depth(g.Dim)
 		w.kernels.GemmPairs(padded(n, w.kernels.PairRows()), columns, depth, b.kPairs[from*b.kstep:], b.kstep, w.qPairs[r*depth:], w.TileRows, w.tile, w.TileRows, false)
-		return
+		return false
+	}
+	if wanted {
+		for i := range w.most {
+			w.most[i] = -inf
+		}
+		return w.kernels.GemmMax(n, columns, g.Dim, b.k[from*b.kstep:], b.kstep, w.q[r*g.Dim:], w.TileRows, w.tile, w.TileRows, w.most[:])
 	}
 	w.kernels.Gemm(n, columns, g.Dim, b.k[from*b.kstep:], b.kstep, 1, w.q[r*g.Dim:], w.TileRows, w.tile, w.TileRows, false)
+	return false
 }
 
 // addValues adds the values of the block's keys [from, to), weighted, to the sums of the tile at row r. In single

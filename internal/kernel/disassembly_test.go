@@ -184,7 +184,7 @@ var claims = []struct {
 	work, cols int
 }{
 	{`gemm\d+x\d+(Rows|Cols|Panels)AVX2`, "vfmadd231ps", 8, 16},
-	{`gemm\d+x\d+(Rows|Cols|Panels)AVX512`, "vfmadd231ps", 16, 48},
+	{`gemm(Max)?\d+x\d+(Rows|Cols|Panels)AVX512`, "vfmadd231ps", 16, 48},
 	{`gemm\d+x\d+(Rows|Cols)NEON`, "fmla", 4, 16},
 	{`dot\d+x\d+(Rows|Cols)AVX512BF16`, "vdpbf16ps", 16, 48},
 	{`dot\d+x\d+RowsAMX`, "tdpbf16ps tileloadd", 16 * 16 * 16, 32},

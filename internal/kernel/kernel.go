@@ -85,6 +85,7 @@ type tile struct {
 	rows           int
 	byRows, byCols tileFunc
 	byPanels       panelFunc
+	byRowsMax      maxFunc // nil where there is none
 }
 
 // A tileFunc computes tiles, one below the other, of c[i][j] (+)= Σ_p a[i][p]·b[p][j], p in [0, k). Strides are in
@@ -94,6 +95,9 @@ type tileFunc func(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintpt
 // A panelFunc is a tileFunc of an a in panels that asks, every few steps, for the next of the bytes at next that are step
 // apart.
 type panelFunc func(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool, next *float32, step uintptr)
+
+// A maxFunc is a tileFunc of an a by rows that does not add, and raises most[j] to the largest of column j of c.
+type maxFunc func(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, most *float32)
 
 const size = 4 // bytes in an element
 
@@ -247,6 +251,22 @@ func (s *Set) GemmPanels(m, n, k int, a []float32, rows int, b []float32, ldb in
 		}
 	}
 	return next
+}
+
+// GemmMax is Gemm of an a by rows that does not add, and may raise most[j] to the largest number of column j of c, NaN not
+// being one, while that is in registers: found reports whether it has.
+func (s *Set) GemmMax(m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, most []float32) (found bool) {
+	t := &s.tiles[0].heights[0]
+	if m == 0 || n == 0 || k == 0 || n != s.tiles[0].cols || m%t.rows != 0 || t.byRowsMax == nil {
+		s.Gemm(m, n, k, a, lda, 1, b, ldb, c, ldc, false)
+		return false
+	}
+	_ = a[(m-1)*lda+k-1]
+	_ = b[(k-1)*ldb+n-1]
+	_ = c[(m-1)*ldc+n-1]
+	_ = most[n-1]
+	t.byRowsMax(m/t.rows, k, &a[0], uintptr(lda)*size, &b[0], uintptr(ldb)*size, &c[0], uintptr(ldc)*size, &most[0])
+	return true
 }
 
 func at(p *float32, bytes uintptr) *float32 {

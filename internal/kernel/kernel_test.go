@@ -114,6 +114,38 @@ func TestGemmPanels(t *testing.T) {
 	})
 }
 
+// GemmMax gives what Gemm gives and, where it says so, the maxima of its columns, which a NaN is not.
+func TestGemmMax(t *testing.T) {
+	forLevels(t, func(t *testing.T, s *Set) {
+		r := rand.New(rand.NewPCG(23, 24))
+		for _, m := range []int{0, 1, 8, 9, 16, 48} {
+			for _, n := range []int{16, 32, 48, 96} {
+				for _, k := range []int{1, 7, 64, 129} {
+					lda, ldb, ldc := k+r.IntN(3), n+r.IntN(3), n+r.IntN(3)
+					a, b, c, most := random(r, max((m-1)*lda+k, 1)), random(r, (k-1)*ldb+n), random(r, m*ldc+1), random(r, n)
+					if m > 3 {
+						a[3*lda] = float32(math.NaN())
+						a[2*lda] = float32(math.Inf(1))
+					}
+					want, wantMost := slices.Clone(c), slices.Clone(most)
+					s.Gemm(m, n, k, a, lda, 1, b, ldb, want, ldc, false)
+					if found := s.GemmMax(m, n, k, a, lda, b, ldb, c, ldc, most); found {
+						for i := range m {
+							for j := range n {
+								wantMost[j] = max(wantMost[j], nonNaN(want[i*ldc+j]))
+							}
+						}
+					}
+					same := func(a, b float32) bool { return a == b || a != a && b != b }
+					if !slices.EqualFunc(c, want, same) || !slices.Equal(most, wantMost) {
+						t.Fatalf("m=%d n=%d k=%d: %v and %v; want %v and %v", m, n, k, c, most, want, wantMost)
+					}
+				}
+			}
+		}
+	})
+}
+
 // A bound that is crossed panics instead of reaching the assembly.
 func TestBounds(t *testing.T) {
 	forLevels(t, func(t *testing.T, s *Set) {
@@ -128,6 +160,7 @@ func TestBounds(t *testing.T) {
 			"panels":       func() { s.Panels(4, 16, x, 16, x[:s.PanelSize(4, 16)-1]) },
 			"panels' a":    func() { s.GemmPanels(4, 16, 1, x[:s.PanelSize(2, 4)-1], 2, x, 16, x, 16, false, nil) },
 			"panels' k":    func() { s.GemmPanels(1, 16, 3, x, 2, x, 16, x, 16, false, nil) },
+			"max":          func() { s.GemmMax(8, 48, 1, x[:7], 1, x[:48], 48, make([]float32, 8*48), 48, make([]float32, 48)) },
 			"colmax":       func() { s.ColMax(2, 16, x[:31], 16, 1, 8, x, x) },
 			"expsum":       func() { s.ExpSum(1, 16, x, 16, 1, x, x[:15]) },
 			"mask":         func() { s.Mask(1, 16, x, 16, make([]int32, 15), 0, 0, 0) },

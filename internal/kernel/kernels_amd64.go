@@ -89,6 +89,9 @@ func gemm8x48RowsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb u
 func gemm8x48ColsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
+func gemmMax8x48RowsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, most *float32)
+
+//go:noescape
 func gemm8x48PanelsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool, next *float32, step uintptr)
 
 //go:noescape

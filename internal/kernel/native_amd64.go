@@ -35,7 +35,7 @@ func native() []*Set {
 	sets := []*Set{{
 		name: "avx2",
 		tiles: []tiles{{16, []tile{
-			{6, gemm6x16RowsAVX2, gemm6x16ColsAVX2, gemm6x16PanelsAVX2},
+			{rows: 6, byRows: gemm6x16RowsAVX2, byCols: gemm6x16ColsAVX2, byPanels: gemm6x16PanelsAVX2},
 			{rows: 4, byRows: gemm4x16RowsAVX2, byCols: gemm4x16ColsAVX2},
 			{rows: 2, byRows: gemm2x16RowsAVX2, byCols: gemm2x16ColsAVX2},
 			{rows: 1, byRows: gemm1x16RowsAVX2, byCols: gemm1x16ColsAVX2},
@@ -52,20 +52,20 @@ func native() []*Set {
 		name: "avx512",
 		tiles: []tiles{
 			{48, []tile{
-				{8, gemm8x48RowsAVX512, gemm8x48ColsAVX512, gemm8x48PanelsAVX512},
+				{rows: 8, byRows: gemm8x48RowsAVX512, byCols: gemm8x48ColsAVX512, byPanels: gemm8x48PanelsAVX512, byRowsMax: gemmMax8x48RowsAVX512},
 				{rows: 4, byRows: gemm4x48RowsAVX512, byCols: gemm4x48ColsAVX512},
 				{rows: 2, byRows: gemm2x48RowsAVX512, byCols: gemm2x48ColsAVX512},
 				{rows: 1, byRows: gemm1x48RowsAVX512, byCols: gemm1x48ColsAVX512},
 			}},
 			{32, []tile{
-				{8, gemm8x32RowsAVX512, gemm8x32ColsAVX512, gemm8x32PanelsAVX512},
+				{rows: 8, byRows: gemm8x32RowsAVX512, byCols: gemm8x32ColsAVX512, byPanels: gemm8x32PanelsAVX512},
 				{rows: 4, byRows: gemm4x32RowsAVX512, byCols: gemm4x32ColsAVX512},
 				{rows: 2, byRows: gemm2x32RowsAVX512, byCols: gemm2x32ColsAVX512},
 				{rows: 1, byRows: gemm1x32RowsAVX512, byCols: gemm1x32ColsAVX512},
 			}},
 			{16, []tile{
 				{rows: 12, byRows: gemm12x16RowsAVX512, byCols: gemm12x16ColsAVX512},
-				{8, gemm8x16RowsAVX512, gemm8x16ColsAVX512, gemm8x16PanelsAVX512},
+				{rows: 8, byRows: gemm8x16RowsAVX512, byCols: gemm8x16ColsAVX512, byPanels: gemm8x16PanelsAVX512},
 				{rows: 4, byRows: gemm4x16RowsAVX512, byCols: gemm4x16ColsAVX512},
 				{rows: 2, byRows: gemm2x16RowsAVX512, byCols: gemm2x16ColsAVX512},
 				{rows: 1, byRows: gemm1x16RowsAVX512, byCols: gemm1x16ColsAVX512},

@@ -1,6 +1,9 @@
 package main
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // An isa is one instruction-set level of amd64.
 type isa struct {
@@ -52,6 +55,9 @@ func amd64() *printer {
 			for _, rows := range t.rows {
 				p.gemm(rows, t.vecs, byRows, false)
 				p.gemm(rows, t.vecs, byCols, false)
+				if p.wide() && rows == isa.panel && t.vecs == 3 {
+					p.gemm(rows, t.vecs, byRowsMax, false)
+				}
 				if rows == isa.panel {
 					p.gemm(rows, t.vecs, byPanels, false)
 				}
@@ -117,6 +123,8 @@ type layout string
 const (
 	byRows layout = "Rows"
 	byCols layout = "Cols"
+	// byRowsMax is byRows with the maxima of the columns taken while sums are in registers, instead of added to c.
+	byRowsMax layout = "RowsMax"
 	// byPanels is byCols with columns panelStep numbers apart, and another panel for every tile.
 	byPanels layout = "Panels"
 )
@@ -132,6 +140,10 @@ func (p x86) gemm(rows, vecs int, lay layout, pairs bool) {
 	const unroll = 4
 	// What memory or the second-level cache bring is asked for ahead: of a by rows, what lies two tiles on, as many lines
 	// as there are rows in the steps that take a line of each; of b, where rows are few, the row 16 on.
+	withMax := lay == byRowsMax
+	if withMax {
+		lay = byRows
+	}
 	ahead := p.wide() && !pairs && (lay == byRows && rows >= 8 || lay == byCols && vecs > 1 && rows <= 4)
 	name := "gemm"
 	if pairs {
@@ -141,12 +153,22 @@ func (p x86) gemm(rows, vecs int, lay layout, pairs bool) {
 	if lay == byPanels {
 		args, size = args+", next *float32, step uintptr", 88
 	}
+	if withMax {
+		name, args, size = "gemmMax", strings.Replace(args, "add bool", "most *float32", 1), 72
+	}
 	p.text(fmt.Sprintf("%s%dx%d%s%s", name, rows, vecs*p.lanes, lay, p.name), args, size)
 	p.f("\tMOVQ tiles+0(FP), DI\n\tMOVQ a+16(FP), R14\n\tMOVQ lda+24(FP), R9\n\tMOVQ ldb+40(FP), R12")
 	p.f("\tMOVQ c+48(FP), R13\n\tMOVQ ldc+56(FP), SI\n\tLEAQ (R12)(R12*2), R10")
 
 	acc := func(i, j int) int { return i*vecs + j }
 	free := rows * vecs // first register after the accumulators
+	most := func(j int) string { return p.v(free + vecs + 2 + j) }
+	if withMax {
+		p.f("\tMOVQ most+64(FP), DX")
+		for j := range vecs {
+			p.f("\tVMOVUPS %d(DX), %s", j*p.lanes*4, most(j))
+		}
+	}
 	nth := func(base, stride, triple string, u int) string {
 		return []string{"(" + base + ")", "(" + base + ")(" + stride + "*1)", "(" + base + ")(" + stride + "*2)", "(" + base + ")(" + triple + "*1)"}[u]
 	}
@@ -241,25 +263,35 @@ func (p x86) gemm(rows, vecs int, lay layout, pairs bool) {
 	advance(1)
 	p.f("\tADDQ R12, R11\n\tDECQ AX\n\tJNZ one\n\ndone:")
 
-	p.f("\tCMPB add+64(FP), $0\n\tJEQ store")
-	for i := range rows {
-		for j := range vecs {
-			p.f("\tVADDPS %d(R13), %[2]s, %[2]s\n\tVMOVUPS %[2]s, %[1]d(R13)", j*p.lanes*4, p.v(acc(i, j)))
+	if !withMax {
+		p.f("\tCMPB add+64(FP), $0\n\tJEQ store")
+		for i := range rows {
+			for j := range vecs {
+				p.f("\tVADDPS %d(R13), %[2]s, %[2]s\n\tVMOVUPS %[2]s, %[1]d(R13)", j*p.lanes*4, p.v(acc(i, j)))
+			}
+			p.f("\tADDQ SI, R13")
 		}
-		p.f("\tADDQ SI, R13")
+		next()
+		p.f("\tDECQ DI\n\tJNZ tile")
+		p.ret()
+		p.f("\nstore:")
 	}
-	next()
-	p.f("\tDECQ DI\n\tJNZ tile")
-	p.ret()
-	p.f("\nstore:")
 	for i := range rows {
 		for j := range vecs {
 			p.f("\tVMOVUPS %s, %d(R13)", p.v(acc(i, j)), j*p.lanes*4)
+			if withMax { // a NaN leaves the maximum, the second source
+				p.f("\tVMAXPS %[1]s, %[2]s, %[1]s", most(j), p.v(acc(i, j)))
+			}
 		}
 		p.f("\tADDQ SI, R13")
 	}
 	next()
 	p.f("\tDECQ DI\n\tJNZ tile")
+	if withMax {
+		for j := range vecs {
+			p.f("\tVMOVUPS %s, %d(DX)", most(j), j*p.lanes*4)
+		}
+	}
 	p.ret()
 }
 
