@@ -92,8 +92,7 @@ type tile struct {
 // bytes; lda is that of a's rows, of its columns or of its panels.
 type tileFunc func(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
-// A panelFunc is a tileFunc of an a in panels that asks, every few steps, for the next of the bytes at next that are step
-// apart.
+// A panelFunc is a tileFunc of an a in panels that also asks for what is at next: step bytes for every p of every tile.
 type panelFunc func(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool, next *float32, step uintptr)
 
 // A maxFunc is a tileFunc of an a by rows that does not add, and raises most[j] to the largest of column j of c.
@@ -219,9 +218,8 @@ func (s *Set) GemmPanels(m, n, k int, a []float32, rows int, b []float32, ldb in
 	lda := uintptr(rows) * panelStep * size
 	whole := m / s.panel
 	ahead, step := &b[0], uintptr(0)
-	const line = 64
 	if len(next) > 0 {
-		ahead, step = &next[0], line
+		ahead, step = &next[0], 4*size
 	}
 	pb, pc := &b[0], &c[0]
 	for w := 0; n > 0; {
@@ -232,7 +230,7 @@ func (s *Set) GemmPanels(m, n, k int, a []float32, rows int, b []float32, ldb in
 			for _, t := range s.tiles[w].heights {
 				if t.rows == s.panel {
 					t.byPanels(whole, k, &a[0], lda, pb, uintptr(ldb)*size, pc, uintptr(ldc)*size, add, ahead, step)
-					asked := min(whole*(k/4)*line/size, len(next))
+					asked := min(whole*k*4, len(next))
 					if next = next[asked:]; len(next) > 0 {
 						ahead = &next[0]
 					} else {

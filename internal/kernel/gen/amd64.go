@@ -133,11 +133,15 @@ const panelStep = 8 // kernel.panelStep
 
 // gemm prints a product of tiles of rows × vecs vectors, one below the other. Going from tile to tile here rather than
 // by calls lets the processor run into the next one while the last ends: 0.97 of the multiply-adds' peak against
-// 0.90. The inner loop is unrolled so that few scalar additions compete with the multiply-adds for their ports; one
-// layout of a each keeps every address within a base, an index and a constant. With pairs, elements of a and b are
-// pairs of bfloat16s, and their dot product takes the place of the multiply-add.
+// 0.90. The inner loop is unrolled so that few scalar additions compete with the multiply-adds for their ports, but no
+// further than processors keep loops decoded: 24 multiply-adds are enough. One layout of a each keeps every address within
+// a base, an index and a constant. With pairs, elements of a and b are pairs of bfloat16s, and their dot product takes
+// the place of the multiply-add.
 func (p x86) gemm(rows, vecs int, lay layout, pairs bool) {
-	const unroll = 4
+	unroll := 4
+	if rows*vecs >= 24 && !pairs {
+		unroll = 1
+	}
 	// What memory or the second-level cache bring is asked for ahead: of a by rows, what lies two tiles on, as many lines
 	// as there are rows in the steps that take a line of each; of b, where rows are few, the row 16 on.
 	withMax := lay == byRowsMax
@@ -212,7 +216,9 @@ func (p x86) gemm(rows, vecs int, lay layout, pairs bool) {
 	step := func(u int) {
 		switch {
 		case lay == byPanels && u == 0:
-			p.f("\tPREFETCHT1 (DX)\n\tADDQ R15, DX")
+			p.f("\tPREFETCHT1 (DX)\n\tLEAQ (DX)(R15*%d), DX", unroll)
+		case ahead && lay == byRows && unroll == 1: // each line twice, or oftener
+			p.f("\tPREFETCHT0 (R15)\n\tADDQ $%d, R15", 4*rows)
 		case ahead && lay == byRows:
 			for i := range rows / unroll {
 				if (u*(rows/unroll)+i)%unroll == 0 {
@@ -252,16 +258,23 @@ func (p x86) gemm(rows, vecs int, lay layout, pairs bool) {
 	for r := range rows * vecs {
 		p.f("\tVXORPS %[1]s, %[1]s, %[1]s", p.v(r))
 	}
-	p.f("\tSUBQ $%d, AX\n\tJLT few\n\tPCALIGN $64\n\nloop:", unroll)
+	if unroll > 1 {
+		p.f("\tSUBQ $%d, AX\n\tJLT few", unroll)
+	}
+	p.f("\tPCALIGN $64\n\nloop:")
 	for u := range unroll {
 		step(u)
 	}
 	advance(unroll)
-	p.f("\tLEAQ (R11)(R12*%d), R11\n\tSUBQ $%d, AX\n\tJGE loop", unroll, unroll)
-	p.f("\nfew:\n\tADDQ $%d, AX\n\tJZ done\n\none:", unroll)
-	step(0)
-	advance(1)
-	p.f("\tADDQ R12, R11\n\tDECQ AX\n\tJNZ one\n\ndone:")
+	if unroll > 1 {
+		p.f("\tLEAQ (R11)(R12*%d), R11\n\tSUBQ $%d, AX\n\tJGE loop", unroll, unroll)
+		p.f("\nfew:\n\tADDQ $%d, AX\n\tJZ done\n\none:", unroll)
+		step(0)
+		advance(1)
+		p.f("\tADDQ R12, R11\n\tDECQ AX\n\tJNZ one\n\ndone:")
+	} else {
+		p.f("\tADDQ R12, R11\n\tDECQ AX\n\tJNZ loop")
+	}
 
 	if !withMax {
 		p.f("\tCMPB add+64(FP), $0\n\tJEQ store")
