@@ -60,6 +60,9 @@ type worker struct {
 	factor  [mostRows]float32
 	most    [mostRows]float32 // of a tile's scores, by column
 
+	// What products are to ask for meanwhile: the next tile's queries, and the next block's keys and values.
+	ahead [3][]float32
+
 	// Keys and values that do not lie as the kernels want them.
 	kbuf, vbuf, panels    []float32
 	kPairs, vPairs        []uint16
@@ -171,6 +174,10 @@ func (w *worker) prepare(g *Group, r int) {
 			}
 			w.kernels.Scale(to, from[:g.Dim], float32(w.scale))
 		}
+		if next := r + w.TileRows; next < len(w.pos) {
+			head, row := g.at(next)
+			w.ahead[0] = g.seq.Q.rowsAt(head, row, g.held(next))
+		}
 		kernel.Transpose(w.kernels, w.TileRows, g.Dim, tile, g.Dim, w.q[r*g.Dim:], w.TileRows)
 		return
 	}
@@ -224,12 +231,11 @@ type block struct {
 
 	k, v         []float32
 	kstep, vstep int
-	next         [2][]float32 // keys and values of the block after it, to be asked for
-	panels       []float32    // the values once more, as products read them best, where rows are many
-	kPairs       []uint16     // or, in pairs, keys,
-	values       []uint32     // and values as packed
-	checked      bool         // values are known to be finite but for
-	apart        []apart      // these, which are zero in v or values
+	panels       []float32 // the values once more, as products read them best, where rows are many
+	kPairs       []uint16  // or, in pairs, keys,
+	values       []uint32  // and values as packed
+	checked      bool      // values are known to be finite but for
+	apart        []apart   // these, which are zero in v or values
 }
 
 // An apart is a value that is not finite.
@@ -263,7 +269,8 @@ func (w *worker) attendRange(g *Group, j, end int, band Band, withValues bool, f
 		for j := j; j < min(end, seen) && !w.stopped(); {
 			b := w.span(g, j, end, band, withValues)
 			if next := j + b.n; withValues && next < min(end, seen) {
-				b.next = w.following(g, next)
+				w.ahead[1] = g.seq.K.rowsAt(g.KVHead, next, w.BlockKeys)
+				w.ahead[2] = g.seq.V.rowsAt(g.KVHead, next, w.BlockKeys)
 			}
 			for h := range heads {
 				w.attendBlock(g, &b, from+h*stride+first, from+h*stride+last)
@@ -337,17 +344,6 @@ func (w *worker) span(g *Group, j, end int, band Band, withValues bool) block {
 		b.v, b.vstep = w.copyRows(&w.vbuf, g, v, n, row)
 	}
 	return b
-}
-
-// following returns the keys and values from position j on, as they lie, as far as a block may have them; nothing if that
-// is not single precision.
-func (w *worker) following(g *Group, j int) (next [2][]float32) {
-	for i, t := range []*Tensor{&g.seq.K, &g.seq.V} {
-		if f32, _, rows := t.run(g.KVHead, j); f32 != nil && t.rowStep == g.Dim {
-			next[i] = f32[:min(rows, w.BlockKeys)*g.Dim]
-		}
-	}
-	return next
 }
 
 // gather brings in a block of single keys.
@@ -537,9 +533,11 @@ func (w *worker) addValues(g *Group, b *block, r, from, to, columns int) {
 		w.kernels.Panels(b.n, g.Dim, b.v, b.vstep, b.panels)
 	}
 	if b.panels != nil {
-		next := &b.next[0]
-		if len(*next) == 0 {
-			next = &b.next[1]
+		next := &w.ahead[0]
+		for i := range w.ahead {
+			if next = &w.ahead[i]; len(*next) > 0 {
+				break
+			}
 		}
 		*next = w.kernels.GemmPanels(g.Dim, columns, to, b.panels, b.n, w.tile, w.TileRows, acc, w.TileRows, true, *next)
 		return

@@ -1395,45 +1395,61 @@ TEXT ·panelsAVX2(SB), NOSPLIT, $0-56
 	MOVQ lds+32(FP), R8
 	MOVQ dst+40(FP), R12
 	MOVQ ldd+48(FP), R9
+	LEAQ ·firstLanes+0(SB), R11
 
-row:
+rows8:
+	MOVQ $8, R15
+	CMPQ AX, R15
+	CMOVQLT AX, R15
 	MOVQ cols+8(FP), CX
 	MOVQ DI, SI
 	MOVQ R12, R13
-	SUBQ $8, CX
+
+panel:
+	MOVQ SI, BX
+	MOVQ R13, DX
+	MOVQ R15, R14
+	CMPQ CX, $8
 	JLT few
 
 whole:
-	VMOVUPS (SI), Y0
-	VMOVUPS Y0, (R13)
+	VMOVUPS (BX), Y0
+	VMOVUPS Y0, (DX)
+	ADDQ R8, BX
+	ADDQ $32, DX
+	DECQ R14
+	JNZ whole
+
+next:
 	LEAQ (SI)(R10*4), SI
 	ADDQ R9, R13
 	SUBQ R10, CX
-	JGE whole
-
-few:
-	ADDQ $8, CX
-	JLE done
-	LEAQ ·firstLanes+0(SB), BX
-
-part:
-	MOVQ CX, DX
-	NEGQ DX
-	VMOVUPS 32(BX)(DX*4), Y1
-	VMASKMOVPS (SI), Y1, Y0
-	VMOVUPS Y0, (R13)
-	LEAQ (SI)(R10*4), SI
-	ADDQ R9, R13
-	SUBQ R10, CX
-	JGT part
-
-done:
-	ADDQ R8, DI
-	ADDQ $32, R12
-	DECQ AX
-	JNZ row
+	JGT panel
+	MOVQ R8, BX
+	SHLQ $3, BX
+	ADDQ BX, DI
+	ADDQ $256, R12
+	SUBQ $8, AX
+	JGT rows8
 	VZEROUPPER
 	RET
+
+few:
+	MOVQ R11, SI
+	SHLQ $2, CX
+	SUBQ CX, SI
+	SHRQ $2, CX
+	VMOVUPS 32(SI), Y1
+	MOVQ BX, SI
+
+part:
+	VMASKMOVPS (BX), Y1, Y0
+	VMOVUPS Y0, (DX)
+	ADDQ R8, BX
+	ADDQ $32, DX
+	DECQ R14
+	JNZ part
+	JMP next
 
 // func colMaxAVX2(rows int, x *float32, ld uintptr, n int, scale, slack float32, top, base *float32) (raised uint64)
 TEXT ·colMaxAVX2(SB), NOSPLIT, $0-64

@@ -582,17 +582,20 @@ func (p x86) transpose() {
 	p.ret()
 }
 
-// panels copies eight columns to a panel, though the next one may begin with some of them. The last columns are read
-// through a mask, for nothing need follow them.
+// panels copies eight columns to a panel, though the next one may begin with some of them, and eight rows to each panel
+// before the next, so that whole lines are written. The last columns are read through a mask, for nothing need follow them.
 func (p x86) panels() {
 	p.text("panels"+p.name, "rows, cols, step int, src *float32, lds uintptr, dst *float32, ldd uintptr", 56)
 	p.f("\tMOVQ rows+0(FP), AX\n\tMOVQ step+16(FP), R10\n\tMOVQ src+24(FP), DI\n\tMOVQ lds+32(FP), R8\n\tMOVQ dst+40(FP), R12\n\tMOVQ ldd+48(FP), R9")
-	p.f("\nrow:\n\tMOVQ cols+8(FP), CX\n\tMOVQ DI, SI\n\tMOVQ R12, R13\n\tSUBQ $8, CX\n\tJLT few\n\nwhole:")
-	p.f("\tVMOVUPS (SI), Y0\n\tVMOVUPS Y0, (R13)\n\tLEAQ (SI)(R10*4), SI\n\tADDQ R9, R13\n\tSUBQ R10, CX\n\tJGE whole")
-	p.f("\nfew:\n\tADDQ $8, CX\n\tJLE done\n\tLEAQ ·firstLanes+0(SB), BX\n\npart:\n\tMOVQ CX, DX\n\tNEGQ DX\n\tVMOVUPS 32(BX)(DX*4), Y1")
-	p.f("\tVMASKMOVPS (SI), Y1, Y0\n\tVMOVUPS Y0, (R13)\n\tLEAQ (SI)(R10*4), SI\n\tADDQ R9, R13\n\tSUBQ R10, CX\n\tJGT part")
-	p.f("\ndone:\n\tADDQ R8, DI\n\tADDQ $%d, R12\n\tDECQ AX\n\tJNZ row", 4*panelStep)
+	p.f("\tLEAQ ·firstLanes+0(SB), R11")
+	p.f("\nrows8:\n\tMOVQ $8, R15\n\tCMPQ AX, R15\n\tCMOVQLT AX, R15\n\tMOVQ cols+8(FP), CX\n\tMOVQ DI, SI\n\tMOVQ R12, R13")
+	p.f("\npanel:\n\tMOVQ SI, BX\n\tMOVQ R13, DX\n\tMOVQ R15, R14\n\tCMPQ CX, $8\n\tJLT few")
+	p.f("\nwhole:\n\tVMOVUPS (BX), Y0\n\tVMOVUPS Y0, (DX)\n\tADDQ R8, BX\n\tADDQ $%d, DX\n\tDECQ R14\n\tJNZ whole", 4*panelStep)
+	p.f("\nnext:\n\tLEAQ (SI)(R10*4), SI\n\tADDQ R9, R13\n\tSUBQ R10, CX\n\tJGT panel")
+	p.f("\tMOVQ R8, BX\n\tSHLQ $3, BX\n\tADDQ BX, DI\n\tADDQ $%d, R12\n\tSUBQ $8, AX\n\tJGT rows8", 8*4*panelStep)
 	p.ret()
+	p.f("\nfew:\n\tMOVQ R11, SI\n\tSHLQ $2, CX\n\tSUBQ CX, SI\n\tSHRQ $2, CX\n\tVMOVUPS 32(SI), Y1\n\tMOVQ BX, SI")
+	p.f("\npart:\n\tVMASKMOVPS (BX), Y1, Y0\n\tVMOVUPS Y0, (DX)\n\tADDQ R8, BX\n\tADDQ $%d, DX\n\tDECQ R14\n\tJNZ part\n\tJMP next", 4*panelStep)
 }
 
 // unordered prints BX = the lanes of x that are NaN, which spoils x.
