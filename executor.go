@@ -503,7 +503,18 @@ func (w *worker) score(g *Group, b *block, r, from, n, columns int, wanted bool)
 		}
 		return w.kernels.GemmMax(n, columns, g.Dim, b.k[from*b.kstep:], b.kstep, w.q[r*g.Dim:], w.TileRows, w.tile, w.TileRows, w.most[:])
 	}
-	w.kernels.Gemm(n, columns, g.Dim, b.k[from*b.kstep:], b.kstep, 1, w.q[r*g.Dim:], w.TileRows, w.tile, w.TileRows, false)
+	// Some row does not see some keys: those that none of the first rows sees are left to Mask.
+	for done, first := from, 0; first < columns; first += lanes {
+		last := from + n
+		if first+lanes < columns {
+			_, last = b.seen(int(slices.Max(w.pos[r+first:][:lanes])))
+			last = min(last, from+n)
+		}
+		if last > done {
+			w.kernels.Gemm(last-done, columns-first, g.Dim, b.k[done*b.kstep:], b.kstep, 1, w.q[r*g.Dim+first:], w.TileRows, w.tile[(done-from)*w.TileRows+first:], w.TileRows, false)
+			done = last
+		}
+	}
 	return false
 }
 
