@@ -295,7 +295,7 @@ func (r *run) each(n int, stage Stage, f func(w *worker, i int)) {
 			for s, t := range w.spent {
 				r.spent[s] += t
 			}
-			w.stop, w.costs = nil, nil // which would keep the call, and its tensors, alive
+			w.stop, w.costs, w.ahead = nil, nil, [3][]float32{} // which would keep the call, and its tensors, alive
 			workers.Put(w)
 		}
 	}

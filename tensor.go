@@ -175,6 +175,15 @@ func (t *Tensor) read(kernels *kernel.Set, dst []float32, head, row int) {
 	}
 }
 
+// rowsAt returns the single-precision numbers of up to n rows from row on that lie one after the other, if any do.
+func (t *Tensor) rowsAt(head, row, n int) []float32 {
+	f32, _, rows := t.run(head, row)
+	if f32 == nil || t.rowStep != t.dim {
+		return nil
+	}
+	return f32[:min(rows, n)*t.dim]
+}
+
 // An extent is a run of bytes that belongs to a tensor.
 type extent struct{ from, to uintptr }
 
