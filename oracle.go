@@ -76,7 +76,7 @@ func (g *Group) masses() [][]float32 {
 		for r := 0; r < len(w.pos); r += w.TileRows {
 			held := g.held(r)
 			columns := padded(held, lanes)
-			w.score(g, &b, r, 0, b.n, columns)
+			w.score(g, &b, r, 0, b.n, columns, false)
 			w.kernels.ExpSum(b.n, columns, w.tile, w.TileRows, w.scoreUnit, lse[r:], ignored)
 			out := all[min(r/g.stride, g.NumHeads-1)][j:]
 			for i := range b.n {
