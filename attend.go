@@ -36,9 +36,26 @@ type Options struct {
 	Costs     *Costs   // how keys are walked; nil means DefaultCosts()
 	Engine    Engine   // what computes; nil means this processor
 
+	// TargetRecall is what the audit should find as the mean recall of each head; AuditRows says of how many rows. A head
+	// below it is done again: AnchorAttention and Auto first try larger values of Theta, and dense attention comes last.
+	// [HeadResult].Choice tells. 0 means no target.
+	TargetRecall float64
+
+	// Trace, when set, is called with every set of keys that a head attends to, by one goroutine at a time and in no
+	// particular order.
+	Trace func(Trace)
+
 	// Progress, when set, is called now and then with the share of the work that is done, ascending in [0, 1], by
 	// one goroutine at a time.
 	Progress func(share float64)
+}
+
+// A Trace is a set of keys that rows of one head attend to, beside any other traces of theirs; under a target of recall also
+// those of heads that are done again. Keys is valid during the call.
+type Trace struct {
+	Sequence, Head int
+	Rows           Span
+	Keys           KeySet
 }
 
 // Attend computes attention for every sequence, which may differ in length but not in heads and dim, writes O and
@@ -61,23 +78,55 @@ func Attend(ctx context.Context, opt Options, seqs ...Sequence) (*Result, error)
 }
 
 func attend(ctx context.Context, set *kernel.Set, opt Options, seqs []Sequence) (*Result, error) {
-	shapes, err := check(opt, seqs)
+	start := time.Now()
+	r, err := newRun(set, opt, seqs)
 	if err != nil {
 		return nil, err
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	start := time.Now()
-	seqs = slices.Clone(seqs) // the audit may give them an LSE
 	if opt.AuditRows > 0 {
-		for i, s := range shapes {
-			if seqs[i].LSE.dtype == 0 {
-				seqs[i].LSE = FromFloat32(make([]float32, s.Heads*s.Queries), s.Heads, s.Queries, 1)
+		for i, s := range r.shapes {
+			if r.seqs[i].LSE.dtype == 0 {
+				r.seqs[i].LSE = FromFloat32(make([]float32, s.Heads*s.Queries), s.Heads, s.Queries, 1)
 			}
 		}
 	}
-	r := run{set: set, opt: opt, seqs: seqs, shapes: shapes, costs: DefaultCosts()}
+	defer context.AfterFunc(ctx, func() { r.stop.Store(true) })()
+	res, err := r.do(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if opt.AuditRows > 0 {
+		r.audit(res)
+	}
+	if opt.TargetRecall > 0 {
+		if err := r.guard(res); err != nil {
+			return nil, err
+		}
+		r.advance(r.work)
+	}
+	if a, ok := opt.Planner.(interface{ group() int }); ok && opt.Stripes && opt.Engine == nil {
+		res.StripeSets = r.stripeSets(a.group())
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	for s, t := range r.spent {
+		res.Stages[s] += t.Seconds() / float64(r.threads)
+	}
+	res.Seconds = time.Since(start).Seconds()
+	return res, nil
+}
+
+// newRun checks what is asked for and cuts it into units.
+func newRun(set *kernel.Set, opt Options, seqs []Sequence) (*run, error) {
+	shapes, err := check(opt, seqs)
+	if err != nil {
+		return nil, err
+	}
+	r := &run{set: set, opt: opt, seqs: slices.Clone(seqs), shapes: shapes, costs: DefaultCosts()}
 	if opt.Costs != nil {
 		r.costs = *opt.Costs
 	}
@@ -88,22 +137,10 @@ func attend(ctx context.Context, set *kernel.Set, opt Options, seqs []Sequence) 
 	if err := r.cut(); err != nil {
 		return nil, err
 	}
-	defer context.AfterFunc(ctx, func() { r.stop.Store(true) })()
-	res, err := r.do(ctx)
-	if err != nil {
-		return nil, err
+	if opt.TargetRecall > 0 {
+		r.work *= 2 // doing heads again may take as long as doing them
 	}
-	if opt.AuditRows > 0 {
-		r.audit(res)
-	}
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	for s, t := range r.spent {
-		res.Stages[s] += t.Seconds() / float64(r.threads)
-	}
-	res.Seconds = time.Since(start).Seconds()
-	return res, nil
+	return r, nil
 }
 
 // A run is one call of Attend.
@@ -116,13 +153,21 @@ type run struct {
 	costs  Costs
 	stop   atomic.Bool
 
+	only    []bool    // heads that are done, nil for all
+	surveys [][][]any // what the planner's survey found, by sequence and head
 	units   []unit
+	past    []unit // those of earlier rounds of the guard
 	threads int
 	spent   [NumStages]time.Duration
 
-	mu         sync.Mutex // guards done and the call of opt.Progress
+	searched int64 // by surveys
+
+	mu         sync.Mutex // guards searched, done and the call of opt.Progress
 	done, work float64
 	auditCost  float64 // its part in work
+
+	tracing sync.Mutex // guards the call of opt.Trace
+	truth   []truth    // what the audit measures against
 }
 
 // A unit is the piece of work that one goroutine does at a time: a group of rows, of heads that share a KV head.
@@ -162,8 +207,14 @@ func (r *run) cut() error {
 			}
 			shared := s.Heads / s.KVHeads
 			heads := together(rows, shared)
+			if r.only != nil {
+				heads = 1
+			}
 			for first := 0; first < s.Heads; first += shared {
 				for h := 0; h < shared; h += heads {
+					if r.only != nil && !r.only[first+h] {
+						continue
+					}
 					u := unit{rows: rows, seq: i, firstHead: first + h, heads: min(heads, shared-h)}
 					u.cost = cost * float64(u.heads)
 					r.units = append(r.units, u)
@@ -180,6 +231,34 @@ func (r *run) cut() error {
 	slices.SortStableFunc(r.units, func(a, b unit) int { return cmp.Compare(b.cost, a.cost) })
 	r.threads = min(parallel.Threads(r.opt.Threads), len(r.units))
 	return nil
+}
+
+// survey lets the planner look at each head as a whole, if it wants to.
+func (r *run) survey() {
+	p, ok := r.opt.Planner.(surveyor)
+	if !ok {
+		return
+	}
+	type piece struct{ seq, firstHead int }
+	var pieces []piece
+	r.surveys = make([][][]any, len(r.shapes))
+	for i, s := range r.shapes {
+		r.surveys[i] = make([][]any, s.KVHeads)
+		for h := range s.KVHeads {
+			pieces = append(pieces, piece{i, h * s.Heads / s.KVHeads})
+		}
+	}
+	r.each(len(pieces), StageSearch, func(w *worker, n int) {
+		i := pieces[n].seq
+		s := r.shapes[i]
+		rows := p.surveyed(s)
+		g := r.group(unit{rows: rows, seq: i, firstHead: pieces[n].firstHead, heads: s.Heads / s.KVHeads})
+		w.load(g, rows.To-rows.From, func(i int) int { return rows.From + i })
+		r.surveys[i][g.KVHead] = p.survey(g)
+		r.mu.Lock()
+		r.searched += g.searched
+		r.mu.Unlock()
+	})
 }
 
 // advance reports progress.
@@ -219,7 +298,7 @@ func (r *run) each(n int, stage Stage, f func(w *worker, i int)) {
 			for s, t := range w.spent {
 				r.spent[s] += t
 			}
-			w.stop, w.costs = nil, nil // which would keep the call, and its tensors, alive
+			w.stop, w.costs, w.ahead = nil, nil, [3][]float32{} // which would keep the call, and its tensors, alive
 			workers.Put(w)
 		}
 	}
@@ -228,7 +307,7 @@ func (r *run) each(n int, stage Stage, f func(w *worker, i int)) {
 // attend does all units.
 func (r *run) attend() *Result {
 	s := r.shapes[0]
-	res := &Result{Method: r.opt.Planner.Name(), ISA: r.set.Name(), Heads: make([]HeadResult, s.Heads)}
+	res := &Result{Method: r.opt.Planner.Name(), ISA: r.set.Name(), Heads: make([]HeadResult, s.Heads), SearchPairs: r.searched}
 	for _, s := range r.shapes {
 		for h := range res.Heads {
 			res.Heads[h].CausalPairs += causalPairs(s.First(), s.Keys, Span{0, s.Keys})
@@ -253,40 +332,45 @@ func (r *run) attend() *Result {
 			return
 		}
 		w.enter(frame)
-		bad := g.finish()
+		g.finish()
 		mu.Lock()
 		for h := range g.NumHeads {
 			head := &res.Heads[g.FirstHead+h]
 			head.Pairs += g.pairs[h]
 			head.Stripes += g.kept[h]
+			head.NonFiniteRows += g.bad[h]
+			head.Choice = cmp.Or(g.choice[h], head.Choice)
 			if u.rows.PerHead {
 				head.Groups++
 				head.DenseGroups += g.dense[h]
 			}
 		}
-		res.NonFiniteRows += bad
 		res.SearchPairs += g.searched
 		mu.Unlock()
 		r.advance(u.cost)
 	})
-	for _, h := range res.Heads {
-		res.Pairs += h.Pairs
-		res.CausalPairs += h.CausalPairs
-		res.Stripes += h.Stripes
-	}
-	res.FLOPs = float64(s.Dim) * (4*float64(res.Pairs) + 2*float64(res.SearchPairs))
-	if a, ok := r.opt.Planner.(anchorAttention); ok && r.opt.Stripes {
-		res.StripeSets = r.stripeSets(a.group())
-	}
+	res.add(s.Dim)
 	return res
 }
 
 func (r *run) group(u unit) *Group {
 	s := r.shapes[u.seq]
-	return &Group{
+	g := &Group{
 		Shape: s, Rows: u.rows, KVHead: u.firstHead * s.KVHeads / s.Heads, FirstHead: u.firstHead, NumHeads: u.heads,
 		seq: &r.seqs[u.seq], pairs: make([]int64, u.heads), kept: make([]int64, u.heads), dense: make([]int64, u.heads),
+		bad: make([]int64, u.heads), choice: make([]string, u.heads),
 	}
+	if r.surveys != nil && r.surveys[u.seq][g.KVHead] != nil {
+		g.surveyed = r.surveys[u.seq][g.KVHead][u.firstHead-g.KVHead*s.Heads/s.KVHeads:]
+	}
+	if r.opt.Trace != nil {
+		g.trace = func(head int, keys KeySet) {
+			r.tracing.Lock()
+			defer r.tracing.Unlock()
+			r.opt.Trace(Trace{Sequence: u.seq, Head: head, Rows: Span{u.rows.From, u.rows.To}, Keys: keys})
+		}
+	}
+	return g
 }
 
 // stripeSets collects the stripes of all units, whose groups have the given size.
@@ -297,7 +381,7 @@ func (r *run) stripeSets(size int) []StripeSet {
 		sets[i].Groups = (s.Keys-1)/size - s.First()/size + 1
 		lists[i] = make([][]int32, s.Heads*sets[i].Groups)
 	}
-	for _, u := range r.units {
+	for _, u := range append(r.past, r.units...) { // later ones replace earlier ones
 		s := r.shapes[u.seq]
 		for h, keys := range u.stripes {
 			lists[u.seq][(u.firstHead+h)*sets[u.seq].Groups+u.rows.From/size-s.First()/size] = keys

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"reflect"
 	"runtime"
 	"slices"
 	"strings"
@@ -720,7 +721,7 @@ func TestParamsJSON(t *testing.T) {
 			t.Fatal(err)
 		}
 		var got Params
-		if err := json.Unmarshal(data, &got); err != nil || got != p {
+		if err := json.Unmarshal(data, &got); err != nil || !reflect.DeepEqual(got, p) {
 			t.Errorf("%s gives %+v, %v; want %+v", data, got, err, p)
 		}
 	}
@@ -730,7 +731,7 @@ func TestParamsJSON(t *testing.T) {
 	}
 	for _, bad := range []string{`{"theta":"many"}`, `{"theta":[1]}`, `{"Thta":1}`, `{"block":1.5}`, `[]`} {
 		got := DefaultParams()
-		if err := json.Unmarshal([]byte(bad), &got); err == nil || got != DefaultParams() {
+		if err := json.Unmarshal([]byte(bad), &got); err == nil || !reflect.DeepEqual(got, DefaultParams()) {
 			t.Errorf("%s gives %+v, %v; want an error and no change", bad, got, err)
 		}
 	}

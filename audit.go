@@ -2,6 +2,7 @@ package anchor
 
 import (
 	"cmp"
+	"fmt"
 	"math"
 	"slices"
 )
@@ -21,53 +22,141 @@ func sampleRows(n, of int) []int {
 	return rows
 }
 
+// A truth is the log-sum-exp of a sampled row over all keys.
+type truth struct {
+	seq, head, row int
+	lse            float64
+}
+
 // audit measures the exact recall of sampled rows: the softmax mass on the keys a row attended to is
 // e^(their log-sum-exp − that of all keys). Rows whose true log-sum-exp is not finite have no mass to speak of and
 // are left out.
 func (r *run) audit(res *Result) {
 	const together = 16 // samples of each head whose scores are computed at once
-	type piece struct {
-		seq, kvHead int
-		rows        []int
-	}
-	var pieces []piece
+	var pieces []sampled
 	for i, s := range r.shapes {
 		samples := sampleRows(r.opt.AuditRows, s.Queries)
 		for rows := range slices.Chunk(samples, together) {
 			for h := range s.KVHeads {
-				pieces = append(pieces, piece{i, h, rows})
+				pieces = append(pieces, sampled{i, h, rows})
 			}
 		}
 	}
 	slices.Reverse(pieces) // the longest first
-	found := make([][]AuditedRow, len(pieces))
+	found := make([][]truth, len(pieces))
 	r.each(len(pieces), StageAudit, func(w *worker, n int) {
 		p := pieces[n]
-		s := r.shapes[p.seq]
-		last := p.rows[len(p.rows)-1] + s.First()
-		heads := s.Heads / s.KVHeads
-		g := r.group(unit{seq: p.seq, rows: Rows{From: p.rows[0] + s.First(), To: last + 1}, firstHead: p.kvHead * heads, heads: heads})
-		w.load(g, len(p.rows), func(i int) int { return p.rows[i] + s.First() })
-		w.attendRange(g, 0, last+1, Band{0, maxPosition}, false, 0, len(w.pos))
+		g := r.sample(w, p)
+		w.attendRange(g, 0, g.To, everywhere, false, 0, len(w.pos))
 		for h := range g.NumHeads {
 			for i, row := range p.rows {
-				head := g.FirstHead + h
 				all := float64(w.lse(h*g.stride + i))
-				seen, _, _ := g.seq.LSE.run(head, row)
-				if math.IsNaN(all) || math.IsInf(all, 0) {
-					continue
+				if !math.IsNaN(all) && !math.IsInf(all, 0) {
+					found[n] = append(found[n], truth{p.seq, g.FirstHead + h, row, all})
 				}
-				recall := min(math.Exp(float64(seen[0])-all), 1)
-				found[n] = append(found[n], AuditedRow{Sequence: p.seq, Head: head, Position: s.First() + row, Recall: recall})
 			}
 		}
 		r.advance(r.auditCost / float64(len(pieces)))
 	})
-	res.Audit = slices.Concat(found...)
-	slices.SortFunc(res.Audit, func(a, b AuditedRow) int {
-		return cmp.Or(cmp.Compare(a.Sequence, b.Sequence), cmp.Compare(a.Head, b.Head), cmp.Compare(a.Position, b.Position))
+	r.truth = slices.Concat(found...)
+	slices.SortFunc(r.truth, func(a, b truth) int {
+		return cmp.Or(cmp.Compare(a.seq, b.seq), cmp.Compare(a.head, b.head), cmp.Compare(a.row, b.row))
 	})
+	r.compare(res)
+}
+
+// A sampled piece of work is some rows of the heads that share a KV head.
+type sampled struct {
+	seq, kvHead int
+	rows        []int
+}
+
+// sample loads the rows into the worker as a group.
+func (r *run) sample(w *worker, p sampled) *Group {
+	s := r.shapes[p.seq]
+	heads, last := s.Heads/s.KVHeads, p.rows[len(p.rows)-1]+s.First()
+	g := r.group(unit{seq: p.seq, rows: Rows{From: p.rows[0] + s.First(), To: last + 1}, firstHead: p.kvHead * heads, heads: heads})
+	w.load(g, len(p.rows), func(i int) int { return p.rows[i] + s.First() })
+	return g
+}
+
+// compare computes recalls from what the sampled rows attended to.
+func (r *run) compare(res *Result) {
+	res.Audit = res.Audit[:0]
+	for _, t := range r.truth {
+		seen, _, _ := r.seqs[t.seq].LSE.run(t.head, t.row)
+		res.Audit = append(res.Audit, AuditedRow{
+			Sequence: t.seq, Head: t.head, Position: r.shapes[t.seq].First() + t.row,
+			Recall: min(math.Exp(float64(seen[0])-t.lse), 1),
+		})
+	}
 	res.summarise()
+}
+
+// guard does heads again whose audited recall is below the target: at Theta larger by 3, 9 and 21 nats, and at last densely.
+func (r *run) guard(res *Result) error {
+	method := r.opt.Planner
+	defer func(p Planner) { r.opt.Planner = p }(method)
+	const rounds = 4
+	r.searched = 0 // by surveys, which have been counted
+	work, auditCost := r.work, r.auditCost
+	for round := 1; round <= rounds; round++ {
+		below := make([]bool, len(res.Heads))
+		for _, a := range res.Audit { // heads without a row that could be audited are left as they are
+			below[a.Head] = res.Heads[a.Head].Recall.Mean < r.opt.TargetRecall
+		}
+		if !slices.Contains(below, true) || r.stop.Load() {
+			return nil
+		}
+		choice := func(head int) string { return "dense" }
+		if a, ok := method.(anchorAttention); ok && round < rounds {
+			a = a.wider(below, float64(3*(int(1)<<(round-1))))
+			choice = func(head int) string { return fmt.Sprintf("theta %g", a.theta(head)) }
+			method = a
+		} else {
+			method, round = Dense(), rounds
+		}
+		r.opt.Planner, r.only = method, below
+		r.past, r.units = append(r.past, r.units...), nil
+		if err := r.cut(); err != nil {
+			return err
+		}
+		r.work, r.auditCost = work, auditCost
+		for _, u := range r.past {
+			for h := range u.stripes {
+				if below[u.firstHead+h] {
+					u.stripes[h] = nil
+				}
+			}
+		}
+		again := r.attend()
+		for h, done := range below {
+			if !done {
+				continue
+			}
+			res.Heads[h] = again.Heads[h]
+			res.Heads[h].Choice = choice(h)
+		}
+		res.SearchPairs += again.SearchPairs
+		res.add(r.shapes[0].Dim)
+		r.compare(res)
+	}
+	return nil
+}
+
+// wider returns the planner with Theta larger by so many nats for some heads.
+func (a anchorAttention) wider(heads []bool, by float64) anchorAttention {
+	thetas := make(Thetas, len(heads))
+	for h, wanted := range heads {
+		if thetas[h] = a.theta(h); !wanted {
+			continue
+		}
+		if thetas[h] += by; math.IsInf(thetas[h], -1) {
+			thetas[h] = 0
+		}
+	}
+	a.HeadTheta = thetas
+	return a
 }
 
 // summarise computes recalls from the audited rows.

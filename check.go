@@ -26,6 +26,12 @@ func check(opt Options, seqs []Sequence) ([]Shape, error) {
 	if opt.AuditRows < 0 {
 		return nil, fmt.Errorf("anchor: Options.AuditRows is %d; want ≥ 0", opt.AuditRows)
 	}
+	if t := opt.TargetRecall; !(t >= 0 && t <= 1) {
+		return nil, fmt.Errorf("anchor: Options.TargetRecall is %v; want 0 (none) … 1", t)
+	}
+	if opt.TargetRecall > 0 && opt.AuditRows == 0 {
+		return nil, fmt.Errorf("anchor: Options.TargetRecall is %v and AuditRows 0; want rows whose recall tells", opt.TargetRecall)
+	}
 	if opt.Costs != nil {
 		if err := opt.Costs.Validate(); err != nil {
 			return nil, fmt.Errorf("anchor: Options.%w", err)
@@ -44,6 +50,11 @@ func check(opt Options, seqs []Sequence) ([]Shape, error) {
 		if a.Heads != b.Heads || a.KVHeads != b.KVHeads || a.Dim != b.Dim {
 			return nil, fmt.Errorf("anchor: sequence %d has %d heads, %d KV heads and dim %d; sequence 0 has %d, %d and %d; want the same",
 				i, b.Heads, b.KVHeads, b.Dim, a.Heads, a.KVHeads, a.Dim)
+		}
+	}
+	if p, ok := opt.Planner.(fitted); ok {
+		if err := p.validateFor(shapes[0]); err != nil {
+			return nil, fmt.Errorf("anchor: %w", err)
 		}
 	}
 	return shapes, checkOverlap(seqs)

@@ -27,6 +27,9 @@ const (
 	mostRows = 64
 )
 
+// everywhere is the band of all keys up to a row's own.
+var everywhere = Band{Far: maxPosition}
+
 // inSingle is the tiling in single precision. 48 rows are whole tiles of every level's matrix product. Scores and the
 // rows' packed queries, 36 and 24 KiB at dim 128, stay near the first-level cache while keys and values, 96 KiB each, stream
 // from the second.
@@ -58,19 +61,29 @@ type worker struct {
 	tile    []float32 // scores of a tile, [BlockKeys][TileRows]
 	weights []uint32  // its weights in pairs, [BlockKeys/2][TileRows]
 	factor  [mostRows]float32
+	most    [mostRows]float32 // of a tile's scores, by column
+
+	// What products are to ask for meanwhile: the next tile's queries, and the next block's keys and values.
+	ahead [3][]float32
 
 	// Keys and values that do not lie as the kernels want them.
-	kbuf, vbuf            []float32
+	kbuf, vbuf, panels    []float32
 	kPairs, vPairs        []uint16
 	packedValues, packing []uint32
 
-	row     []float32
-	pool    []float32
-	halves  []uint32
-	anchors []float32
-	scores  []float32
-	stripes [][]int32
-	waiting []int32
+	row       []float32
+	mean      []float32
+	pool      []float32
+	halves    []uint32
+	anchors   []float32
+	limits    []float32
+	seen      []int32   // positions of a probe's rows
+	softmaxes []float32 // their largest logits and sums
+	scores    []float32
+	keyed     []float32 // a number for each key
+	ranked    []weighed
+	stripes   [][]int32
+	waiting   []int32
 
 	stage Stage
 	since time.Time
@@ -158,12 +171,22 @@ func (w *worker) prepare(g *Group, r int) {
 	clear(w.acc[r*width(g.Dim) : (r+w.TileRows)*width(g.Dim)])
 	if !w.inPairs {
 		tile := grow(&w.row, w.TileRows*g.Dim)
-		clear(tile)
-		for i := range g.held(r) {
+		held := g.held(r)
+		clear(tile[held*g.Dim:])
+		for i := range held {
 			head, row := g.at(r + i)
-			g.seq.Q.read(w.kernels, tile[i*g.Dim:(i+1)*g.Dim], head, row)
+			to := tile[i*g.Dim : (i+1)*g.Dim]
+			from, _, _ := g.seq.Q.run(head, row)
+			if from == nil {
+				g.seq.Q.read(w.kernels, to, head, row)
+				from = to
+			}
+			w.kernels.Scale(to, from[:g.Dim], float32(w.scale))
 		}
-		w.kernels.Scale(tile, tile, float32(w.scale))
+		if next := r + w.TileRows; next < len(w.pos) {
+			head, row := g.at(next)
+			w.ahead[0] = g.seq.Q.rowsAt(head, row, g.held(next))
+		}
 		kernel.Transpose(w.kernels, w.TileRows, g.Dim, tile, g.Dim, w.q[r*g.Dim:], w.TileRows)
 		return
 	}
@@ -208,6 +231,7 @@ func (g *Group) at(i int) (head, row int) {
 // A block is up to BlockKeys keys and, unless only scores are wanted, their values.
 type block struct {
 	n          int
+	rows       int   // that attend to it at a time
 	all        bool  // every row sees every key; otherwise
 	first      int   // the first key's position, the others following
 	band       Band  // and what each row sees of them,
@@ -216,10 +240,11 @@ type block struct {
 
 	k, v         []float32
 	kstep, vstep int
-	kPairs       []uint16 // or, in pairs, keys,
-	values       []uint32 // and values as packed
-	checked      bool     // values are known to be finite but for
-	apart        []apart  // these, which are zero in v or values
+	panels       []float32 // the values once more, as products read them best, where rows are many
+	kPairs       []uint16  // or, in pairs, keys,
+	values       []uint32  // and values as packed
+	checked      bool      // values are known to be finite but for
+	apart        []apart   // these, which are zero in v or values
 }
 
 // An apart is a value that is not finite.
@@ -252,6 +277,10 @@ func (w *worker) attendRange(g *Group, j, end int, band Band, withValues bool, f
 		}
 		for j := j; j < min(end, seen) && !w.stopped(); {
 			b := w.span(g, j, end, band, withValues)
+			if next := j + b.n; withValues && next < min(end, seen) {
+				w.ahead[1] = g.seq.K.rowsAt(g.KVHead, next, w.BlockKeys)
+				w.ahead[2] = g.seq.V.rowsAt(g.KVHead, next, w.BlockKeys)
+			}
 			for h := range heads {
 				w.attendBlock(g, &b, from+h*stride+first, from+h*stride+last)
 			}
@@ -262,7 +291,7 @@ func (w *worker) attendRange(g *Group, j, end int, band Band, withValues bool, f
 
 // attendStripes attends to single keys, gathered or, where many lie together, with those between them masked.
 func (w *worker) attendStripes(g *Group, stage Stage, keys []int32, from, to int) {
-	rows := min(to-from, g.NumHeads*g.rows)
+	rows := min((to-from+g.stride-1)/g.stride, g.NumHeads) * g.rows
 	waiting := grow(&w.waiting, w.BlockKeys)[:0]
 	flush := func() {
 		w.enter(StageGather)
@@ -278,7 +307,7 @@ func (w *worker) attendStripes(g *Group, stage Stage, keys []int32, from, to int
 		some := keys[:n]
 		keys = keys[n:]
 		if end := min(first+w.BlockKeys, g.From); w.costs.contiguous(w.inPairs, rows, n, end-first) {
-			b := w.span(g, first, end, Band{0, maxPosition}, true)
+			b := w.span(g, first, end, everywhere, true)
 			for j := range int32(b.n) {
 				if _, wanted := slices.BinarySearch(some, int32(first)+j); !wanted {
 					b.dropped = append(b.dropped, int(j))
@@ -401,6 +430,7 @@ func (w *worker) packRows(g *Group, b *block, v func(i int) []uint16) {
 func (w *worker) attendBlock(g *Group, b *block, from, to int) {
 	width := width(g.Dim)
 	strip := w.StripKeys
+	b.rows = to - from
 	if w.inPairs {
 		w.kernels.BeginPairs()
 		defer w.kernels.EndPairs()
@@ -426,7 +456,7 @@ func (w *worker) attendBlock(g *Group, b *block, from, to int) {
 		waiting := 0 // first key whose weight has not met its value
 		for from := 0; from < n; from += strip {
 			m := min(strip, n-from)
-			w.score(g, b, r, from, m, columns)
+			found := w.score(g, b, r, from, m, columns, !masked && b.dropped == nil)
 			if skip := max(seenByFirst-from, 0); masked && skip < m { // keys that all rows see need no look
 				w.kernels.Mask(m-skip, columns, w.tile[skip*w.TileRows:], w.TileRows, w.pos[r:], b.first+from+skip, b.band.Far, b.band.Near)
 			}
@@ -438,7 +468,11 @@ func (w *worker) attendBlock(g *Group, b *block, from, to int) {
 					}
 				}
 			}
-			if raised := w.kernels.ColMax(m, columns, w.tile, w.TileRows, w.scoreUnit, slack, top, base); raised != 0 {
+			scores, rows := w.tile, m
+			if found {
+				scores, rows = w.most[:], 1
+			}
+			if raised := w.kernels.ColMax(rows, columns, scores, w.TileRows, w.scoreUnit, slack, top, base); raised != 0 {
 				if b.withValues && waiting < from {
 					w.addValues(g, b, r, waiting, from, columns)
 					waiting = from
@@ -464,14 +498,33 @@ func (w *worker) attendBlock(g *Group, b *block, from, to int) {
 	}
 }
 
-// score computes the scores of the tile at row r and n keys of the block.
-func (w *worker) score(g *Group, b *block, r, from, n, columns int) {
+// score computes the scores of the tile at row r and n keys of the block. Where their maxima are wanted and come with them,
+// these are found in most.
+func (w *worker) score(g *Group, b *block, r, from, n, columns int, wanted bool) (found bool) {
 	if w.inPairs {
 		depth := w.depth(g.Dim)
 		w.kernels.GemmPairs(padded(n, w.kernels.PairRows()), columns, depth, b.kPairs[from*b.kstep:], b.kstep, w.qPairs[r*depth:], w.TileRows, w.tile, w.TileRows, false)
-		return
+		return false
 	}
-	w.kernels.Gemm(n, columns, g.Dim, b.k[from*b.kstep:], b.kstep, 1, w.q[r*g.Dim:], w.TileRows, w.tile, w.TileRows, false)
+	if wanted {
+		for i := range w.most {
+			w.most[i] = -inf
+		}
+		return w.kernels.GemmMax(n, columns, g.Dim, b.k[from*b.kstep:], b.kstep, w.q[r*g.Dim:], w.TileRows, w.tile, w.TileRows, w.most[:])
+	}
+	// Some row does not see some keys: those that none of the first rows sees are left to Mask.
+	for done, first := from, 0; first < columns; first += lanes {
+		last := from + n
+		if first+lanes < columns {
+			_, last = b.seen(int(slices.Max(w.pos[r+first:][:lanes])))
+			last = min(last, from+n)
+		}
+		if last > done {
+			w.kernels.Gemm(last-done, columns-first, g.Dim, b.k[done*b.kstep:], b.kstep, 1, w.q[r*g.Dim+first:], w.TileRows, w.tile[(done-from)*w.TileRows+first:], w.TileRows, false)
+			done = last
+		}
+	}
+	return false
 }
 
 // addValues adds the values of the block's keys [from, to), weighted, to the sums of the tile at row r. In single
@@ -495,8 +548,25 @@ func (w *worker) addValues(g *Group, b *block, r, from, to, columns int) {
 		}
 		return
 	}
+	if b.panels == nil && b.rows >= panelRows && w.kernels.HasPanels() {
+		b.panels = grow(&w.panels, w.kernels.PanelSize(b.n, g.Dim))
+		w.kernels.Panels(b.n, g.Dim, b.v, b.vstep, b.panels)
+	}
+	if b.panels != nil {
+		next := &w.ahead[0]
+		for i := range w.ahead {
+			if next = &w.ahead[i]; len(*next) > 0 {
+				break
+			}
+		}
+		*next = w.kernels.GemmPanels(g.Dim, columns, to, b.panels, b.n, w.tile, w.TileRows, acc, w.TileRows, true, *next)
+		return
+	}
 	w.kernels.Gemm(g.Dim, columns, to, b.v, 1, b.vstep, w.tile, w.TileRows, acc, w.TileRows, true)
 }
+
+// panelRows is how many rows make copying a block's values to panels pay: it takes as long as four tiles gain by it.
+const panelRows = 5 * 48
 
 // fewRows is how many rows are so few that reading values takes longer than multiplying them.
 const fewRows = 8
@@ -567,6 +637,7 @@ func (w *worker) setApart(g *Group, b *block) {
 		return
 	}
 	b.v, b.vstep = w.copyRows(&w.vbuf, g, &g.seq.V, b.n, at)
+	b.panels = nil
 	for i, x := range b.v[:b.n*b.vstep] {
 		if x-x != 0 {
 			b.apart = append(b.apart, apart{i / b.vstep, i % b.vstep, x})
@@ -595,8 +666,8 @@ func (w *worker) attendApart(g *Group, b *block, r int) {
 // farBytes is how large an output is that no near cache will hold until it is read.
 const farBytes = 4 << 20
 
-// finish divides, writes the group's outputs and returns how many rows are not finite.
-func (g *Group) finish() (notFinite int64) {
+// finish divides, writes the group's outputs and counts the rows that are not finite.
+func (g *Group) finish() {
 	w, width := g.worker, width(g.Dim)
 	rows := grow(&w.row, w.TileRows*width)
 	scale := w.kernels.Scale
@@ -611,7 +682,7 @@ func (g *Group) finish() (notFinite int64) {
 			head, row := g.at(r + i)
 			out, _, _ := g.seq.O.run(head, row)
 			if !scale(out[:g.Dim], rows[i*width:][:g.Dim], 1/w.sum[r+i]) {
-				notFinite++
+				g.bad[head-g.FirstHead]++
 			}
 			if g.seq.LSE.dtype != 0 {
 				lse, _, _ := g.seq.LSE.run(head, row)
@@ -619,7 +690,6 @@ func (g *Group) finish() (notFinite int64) {
 			}
 		}
 	}
-	return notFinite
 }
 
 // lse returns the log-sum-exp of row i in nats.

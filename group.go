@@ -21,11 +21,16 @@ type Group struct {
 	rows   int // of one head
 	stride int // rows from one head to the next
 
+	surveyed []any // of each head, what the planner's survey found
+
 	searched int64
 	pairs    []int64   // by head
 	kept     []int64   // number of stripes, likewise
 	dense    []int64   // 1 for heads that went dense, likewise
 	stripes  [][]int32 // the stripes themselves, where they are wanted
+	bad      []int64   // number of rows that are not finite, by head
+	choice   []string  // see HeadResult.Choice
+	trace    func(head int, keys KeySet)
 }
 
 // held returns how many rows the tile at row r holds: fewer than tileRows when the rest is padding.
@@ -62,14 +67,14 @@ func (g *Group) attend(stage Stage, keys KeySet, from, to int) {
 		if s.From < 0 || s.To > g.Keys {
 			panic(fmt.Sprintf("anchor: span [%d, %d) of %d keys", s.From, s.To, g.Keys))
 		}
-		w.attendRange(g, s.From, min(s.To, g.To), Band{0, maxPosition}, true, from, to)
+		w.attendRange(g, s.From, min(s.To, g.To), everywhere, true, from, to)
 	}
 	for _, b := range keys.Bands {
-		if b.Near < 0 || b.Far < b.Near {
-			panic(fmt.Sprintf("anchor: band from %d to %d keys away; want 0 ≤ Near ≤ Far", b.Near, b.Far))
+		if b.Near < 0 || b.Far < b.Near || b.From < 0 {
+			panic(fmt.Sprintf("anchor: band from %d to %d keys away, from key %d; want 0 ≤ Near ≤ Far and From ≥ 0", b.Near, b.Far, b.From))
 		}
 		b.Near, b.Far = min(b.Near, maxPosition), min(b.Far, maxPosition)
-		w.attendRange(g, max(g.From-b.Far, 0), g.To-b.Near, b, true, from, to)
+		w.attendRange(g, max(g.From-b.Far, b.From), g.To-b.Near, b, true, from, to)
 	}
 	for i, j := range keys.Stripes {
 		if j < 0 || int(j) >= g.From || i > 0 && j <= keys.Stripes[i-1] {
@@ -86,13 +91,16 @@ func (g *Group) count(head int, keys KeySet) {
 	}
 	for _, b := range keys.Bands {
 		for p := g.From; p < g.To; p++ {
-			g.pairs[head] += int64(max(p-b.Near-max(p-b.Far, 0)+1, 0))
+			g.pairs[head] += int64(max(p-b.Near-max(p-b.Far, b.From)+1, 0))
 		}
 	}
 	g.pairs[head] += int64(len(keys.Stripes)) * int64(g.To-g.From)
 	g.kept[head] += int64(len(keys.Stripes))
 	if g.stripes != nil {
 		g.stripes[head] = append(g.stripes[head], keys.Stripes...)
+	}
+	if g.trace != nil {
+		g.trace(g.FirstHead+head, keys)
 	}
 }
 

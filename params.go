@@ -27,6 +27,36 @@ type Params struct {
 	Local int     `json:"local"` // keys just before a group, always attended, ≥ 0
 	Theta float64 `json:"theta"` // nats below the anchor at which a key is still kept; ±Inf allowed, NaN not
 	Tail  int     `json:"tail"`  // last rows of the prompt, which see every key, ≥ 0
+
+	Refinements
+}
+
+// Refinements are what Anchor adds to the method where it is weak. The zero value adds nothing: then Params are
+// AnchorAttention as published.
+type Refinements struct {
+	// Pool is how many rows one mean query stands for, where that is fewer than Block: a divisor of it, or 0. A key that
+	// matters to some rows is diluted by fewer others; identification costs Block/Pool as much.
+	Pool int `json:"pool,omitempty"`
+	// Spikes rows of each pool, those whose queries lie furthest from its mean, also stand for themselves, with anchors of
+	// their own: a key that matters to one row is not diluted at all. It costs as much as a pool for each. At most all rows
+	// but one.
+	Spikes int `json:"spikes,omitempty"`
+	// MaxDensity bounds the density of each head in each group, window included: of more stripes those that score nearest
+	// to the anchor, or above it, are kept. The window is always kept, and the tail dense. 0 is no bound; at most 1.
+	MaxDensity float64 `json:"max_density,omitempty"`
+	// HeadTheta is Theta for each query head, when not empty.
+	HeadTheta Thetas `json:"head_theta,omitempty"`
+}
+
+// Thetas are values of Theta. In JSON an infinite one is the string "inf" or "-inf".
+type Thetas []float64
+
+// theta returns that of a query head.
+func (p Params) theta(head int) float64 {
+	if len(p.HeadTheta) > 0 {
+		return p.HeadTheta[head]
+	}
+	return p.Theta
 }
 
 // DefaultParams returns the published parameters, with a tail of 128 rows.
@@ -54,6 +84,19 @@ func (p Params) Validate() error {
 	if math.IsNaN(p.Theta) {
 		return fmt.Errorf("Params.Theta is NaN; want a number or ±Inf")
 	}
+	for h, theta := range p.HeadTheta {
+		if math.IsNaN(theta) {
+			return fmt.Errorf("Params.HeadTheta[%d] is NaN; want a number or ±Inf", h)
+		}
+	}
+	switch {
+	case p.Pool < 0 || p.Pool > p.Block || p.Pool > 0 && p.Block%p.Pool != 0:
+		return fmt.Errorf("Params.Pool is %d; want a divisor of Block, %d, or 0", p.Pool, p.Block)
+	case p.Spikes < 0 || p.Spikes > p.Block:
+		return fmt.Errorf("Params.Spikes is %d; want 0 … Block, %d", p.Spikes, p.Block)
+	case !(p.MaxDensity >= 0 && p.MaxDensity <= 1):
+		return fmt.Errorf("Params.MaxDensity is %v; want 0 (no bound) … 1", p.MaxDensity)
+	}
 	return nil
 }
 
@@ -63,17 +106,10 @@ func (p Params) group() int { return p.Block * p.Step }
 // MarshalJSON writes the fields by their lower-case names, an infinite Theta as the string "inf" or "-inf".
 func (p Params) MarshalJSON() ([]byte, error) {
 	type fields Params
-	if !math.IsInf(p.Theta, 0) {
-		return json.Marshal(fields(p))
-	}
-	theta := "inf"
-	if p.Theta < 0 {
-		theta = "-inf"
-	}
 	return json.Marshal(struct {
 		fields
-		Theta string `json:"theta"`
-	}{fields(p), theta})
+		Theta number `json:"theta"`
+	}{fields(p), number(p.Theta)})
 }
 
 // UnmarshalJSON reads what MarshalJSON writes. Fields that are missing keep their values; others than those above
@@ -83,24 +119,65 @@ func (p *Params) UnmarshalJSON(data []byte) error {
 	read := *p
 	in := struct {
 		*fields
-		Theta json.RawMessage `json:"theta"`
-	}{fields: (*fields)(&read)}
+		Theta *number `json:"theta"`
+	}{fields: (*fields)(&read), Theta: (*number)(&read.Theta)}
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&in); err != nil {
 		return fmt.Errorf("Params: %w", err)
 	}
-	if in.Theta != nil {
-		text := string(in.Theta)
-		if unquoted, err := strconv.Unquote(text); err == nil {
-			text = unquoted
-		}
-		theta, err := strconv.ParseFloat(text, 64)
-		if err != nil {
-			return fmt.Errorf("Params.Theta is %s; want a number, \"inf\" or \"-inf\"", in.Theta)
-		}
-		read.Theta = theta
+	if in.Theta == nil {
+		return fmt.Errorf("Params: theta is null; want a number, \"inf\" or \"-inf\"")
 	}
 	*p = read
+	return nil
+}
+
+// MarshalJSON writes the numbers, infinite ones as strings.
+func (t Thetas) MarshalJSON() ([]byte, error) {
+	out := make([]number, len(t))
+	for i, x := range t {
+		out[i] = number(x)
+	}
+	return json.Marshal(out)
+}
+
+// UnmarshalJSON reads what MarshalJSON writes.
+func (t *Thetas) UnmarshalJSON(data []byte) error {
+	var in []number
+	if err := json.Unmarshal(data, &in); err != nil {
+		return fmt.Errorf("head_theta: %w", err)
+	}
+	*t = make(Thetas, len(in))
+	for i, x := range in {
+		(*t)[i] = float64(x)
+	}
+	return nil
+}
+
+// A number is a float64 that may be infinite in JSON.
+type number float64
+
+func (n number) MarshalJSON() ([]byte, error) {
+	switch x := float64(n); {
+	case math.IsInf(x, 1):
+		return []byte(`"inf"`), nil
+	case math.IsInf(x, -1):
+		return []byte(`"-inf"`), nil
+	default:
+		return json.Marshal(x)
+	}
+}
+
+func (n *number) UnmarshalJSON(data []byte) error {
+	text := string(data)
+	if unquoted, err := strconv.Unquote(text); err == nil {
+		text = unquoted
+	}
+	x, err := strconv.ParseFloat(text, 64)
+	if err != nil {
+		return fmt.Errorf("theta is %s; want a number, \"inf\" or \"-inf\"", data)
+	}
+	*n = number(x)
 	return nil
 }

@@ -16,6 +16,20 @@ type Planner interface {
 	Plan(g *Group)
 }
 
+// A surveyor is a planner that looks at each head as a whole before its groups are planned.
+type surveyor interface {
+	Planner
+	// surveyed returns the rows that survey wants to have as a group.
+	surveyed(s Shape) Rows
+	// survey is called once for all heads that share a KV head and returns for each what Plan finds in Group.survey.
+	survey(g *Group) []any
+}
+
+// A fitted planner has parameters that suit some sequences only.
+type fitted interface {
+	validateFor(s Shape) error
+}
+
 // A Shape is what a planner may know of a sequence before it sees the data.
 type Shape struct {
 	Heads, KVHeads, Dim int
@@ -42,9 +56,9 @@ type KeySet struct {
 // A Span is the keys [From, To), of which each row sees those up to its own position.
 type Span struct{ From, To int }
 
-// A Band is, for the row at position p, the keys p − Far … p − Near: Band{0, w − 1} is a sliding window of w keys, and
-// Band{d, d} a diagonal. 0 ≤ Near ≤ Far.
-type Band struct{ Near, Far int }
+// A Band is, for the row at position p, the keys p − Far … p − Near from key From on: Band{0, w − 1, 0} is a sliding window
+// of w keys, and Band{d, d, 0} a diagonal. 0 ≤ Near ≤ Far and 0 ≤ From.
+type Band struct{ Near, Far, From int }
 
 // Dense returns the planner under which every row sees every key up to its own.
 func Dense() Planner { return dense{} }
@@ -68,4 +82,41 @@ func cutDense(rows []Rows, s Shape, from, to int) []Rows {
 		from = end
 	}
 	return rows
+}
+
+// cutBlocks cuts the rows into blocks of the given size, aligned to absolute positions, and the dense tail of so many rows.
+func cutBlocks(s Shape, size, tail int) []Rows {
+	var rows []Rows
+	sparse := min(max(s.tail(tail), s.First()), s.Keys)
+	for from := s.First(); from < sparse; {
+		to := min((from/size+1)*size, sparse)
+		rows = append(rows, Rows{From: from, To: to, PerHead: true})
+		from = to
+	}
+	return cutDense(rows, s, sparse, s.Keys)
+}
+
+// attendTail attends to all keys if the group is one of the tail, the last rows of the prompt.
+func (g *Group) attendTail(rows int) (done bool) {
+	if g.From < g.tail(rows) {
+		return false
+	}
+	g.Attend(StageDense, KeySet{Spans: []Span{{0, g.To}}})
+	return true
+}
+
+// marked returns the spans of the marked blocks of the given size, up to the group's end.
+func (g *Group) marked(blocks []bool, size int) []Span {
+	var spans []Span
+	for i, wanted := range blocks {
+		from, to := i*size, min((i+1)*size, g.To)
+		switch n := len(spans); {
+		case !wanted || from >= to:
+		case n > 0 && spans[n-1].To == from:
+			spans[n-1].To = to
+		default:
+			spans = append(spans, Span{from, to})
+		}
+	}
+	return spans
 }

@@ -61,14 +61,14 @@ func TestKeys(t *testing.T) {
 		sees func(h, pos, j int) bool
 	}{
 		{"sliding window", Dense().Cut,
-			func(g *Group) { g.Attend(StageDense, KeySet{Bands: []Band{{0, 36}}}) },
+			func(g *Group) { g.Attend(StageDense, KeySet{Bands: []Band{{0, 36, 0}}}) },
 			func(h, pos, j int) bool { return j >= pos-36 }},
 		{"window of one", Dense().Cut,
-			func(g *Group) { g.Attend(StageDense, KeySet{Bands: []Band{{0, 0}}}) },
+			func(g *Group) { g.Attend(StageDense, KeySet{Bands: []Band{{0, 0, 0}}}) },
 			func(h, pos, j int) bool { return j == pos }},
 		{"diagonals", Dense().Cut,
 			func(g *Group) {
-				g.Attend(StageDense, KeySet{Bands: []Band{{0, 0}, {3, 5}, {100, 131}, {250, 1 << 40}}})
+				g.Attend(StageDense, KeySet{Bands: []Band{{0, 0, 0}, {3, 5, 0}, {100, 131, 0}, {250, 1 << 40, 0}}})
 			},
 			func(h, pos, j int) bool {
 				d := pos - j
@@ -78,7 +78,7 @@ func TestKeys(t *testing.T) {
 			func(g *Group) {
 				for h := range g.NumHeads {
 					head := g.FirstHead + h
-					g.AttendHead(StageSparse, h, KeySet{Bands: []Band{{0, 10 + head}, {40, 40 + head}}})
+					g.AttendHead(StageSparse, h, KeySet{Bands: []Band{{0, 10 + head, 0}, {40, 40 + head, 0}}})
 				}
 			},
 			func(h, pos, j int) bool { return pos-j <= 10+h || pos-j >= 40 && pos-j <= 40+h }},
@@ -125,7 +125,7 @@ func TestPlannerRules(t *testing.T) {
 		}
 	}
 	for name, keys := range map[string]KeySet{
-		"span": {Spans: []Span{{-1, 3}}}, "long span": {Spans: []Span{{0, 61}}}, "band": {Bands: []Band{{-1, 3}}}, "inside out": {Bands: []Band{{3, 2}}},
+		"span": {Spans: []Span{{-1, 3}}}, "long span": {Spans: []Span{{0, 61}}}, "band": {Bands: []Band{{-1, 3, 0}}}, "inside out": {Bands: []Band{{3, 2, 0}}},
 		"stripe": {Stripes: []int32{30}}, "negative": {Stripes: []int32{-1}}, "descending": {Stripes: []int32{3, 3}},
 	} {
 		planner := planned{whole(false), func(g *Group) { g.Attend(StageDense, keys) }}

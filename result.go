@@ -50,7 +50,12 @@ type Result struct {
 // A HeadResult is the part of a Result that belongs to one query head, over all sequences.
 type HeadResult struct {
 	Pairs, CausalPairs, Stripes int64
+	NonFiniteRows               int64
 	Recall                      Recall // when audited
+
+	// Choice is what was chosen for this head, where the method chooses between patterns or the target of recall made it
+	// do more: "theta 16" or "dense", for example.
+	Choice string
 
 	// Groups of rows that were planned for this head alone, and how many of them a planner such as [Auto] attended to
 	// densely.
@@ -76,6 +81,18 @@ type StripeSet struct {
 	Groups  int
 	Offsets []int64
 	Indices []int32
+}
+
+// add sums up the heads.
+func (r *Result) add(dim int) {
+	r.Pairs, r.CausalPairs, r.Stripes, r.NonFiniteRows = 0, 0, 0, 0
+	for _, h := range r.Heads {
+		r.Pairs += h.Pairs
+		r.CausalPairs += h.CausalPairs
+		r.Stripes += h.Stripes
+		r.NonFiniteRows += h.NonFiniteRows
+	}
+	r.FLOPs = float64(dim) * (4*float64(r.Pairs) + 2*float64(r.SearchPairs))
 }
 
 // DenseShare returns the share of groups, of those planned for a head alone, that went dense; 0 when there were none.
@@ -126,8 +143,10 @@ func Merge(results ...*Result) *Result {
 			sum.Heads[h].Pairs += head.Pairs
 			sum.Heads[h].CausalPairs += head.CausalPairs
 			sum.Heads[h].Stripes += head.Stripes
+			sum.Heads[h].NonFiniteRows += head.NonFiniteRows
 			sum.Heads[h].Groups += head.Groups
 			sum.Heads[h].DenseGroups += head.DenseGroups
+			sum.Heads[h].Choice = head.Choice
 		}
 	}
 	sum.summarise()

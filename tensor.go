@@ -159,6 +159,9 @@ func (t *Tensor) run(head, row int) (f32 []float32, u16 []uint16, rows int) {
 	return nil, t.u16[page][from:to], rows
 }
 
+// Read copies a row of a head to dst, which is as long, as single-precision numbers.
+func (t Tensor) Read(dst []float32, head, row int) { t.read(kernel.Levels()[0], dst, head, row) }
+
 // read copies one row into dst, which is dim long, as single-precision numbers.
 func (t *Tensor) read(kernels *kernel.Set, dst []float32, head, row int) {
 	f32, u16, _ := t.run(head, row)
@@ -170,6 +173,15 @@ func (t *Tensor) read(kernels *kernel.Set, dst []float32, head, row int) {
 	case Float16:
 		kernels.FromFloat16(dst, u16[:t.dim])
 	}
+}
+
+// rowsAt returns the single-precision numbers of up to n rows from row on that lie one after the other, if any do.
+func (t *Tensor) rowsAt(head, row, n int) []float32 {
+	f32, _, rows := t.run(head, row)
+	if f32 == nil || t.rowStep != t.dim {
+		return nil
+	}
+	return f32[:min(rows, n)*t.dim]
 }
 
 // An extent is a run of bytes that belongs to a tensor.

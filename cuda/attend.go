@@ -32,7 +32,7 @@ func (d *Device) attend(ctx context.Context, call *anchor.Call) (*anchor.Result,
 	}
 	params, sparse := call.Params()
 	if !sparse && !call.Dense() {
-		return nil, fmt.Errorf("planner %s is not for GPUs; want anchor or dense", call.Planner.Name())
+		return nil, fmt.Errorf("planner %s is not for GPUs; want dense, or anchor without refinements", call.Planner.Name())
 	}
 	s := &call.Sequences[0]
 	kind, err := kindOf(s.Q.DType(), s.Q.Dim())

@@ -15,6 +15,7 @@ import (
 	"github.com/anchorattention/anchor"
 	"github.com/anchorattention/anchor/internal/parallel"
 	"github.com/anchorattention/anchor/internal/safetensors"
+	"github.com/anchorattention/anchor/report"
 	"github.com/spf13/cobra"
 )
 
@@ -44,13 +45,15 @@ of the one before: i = (sequence·heads + h)·groups + g.
 OUT and FILE are written beside and then renamed, FILE first: upon an error OUT is as it was.
 
 With --json, one object is printed: method, isa, dtype, batch, heads, kv_heads, dim,
-queries, keys, prompt, scale, threads, params (null for dense), seconds,
-stage_seconds, density, dense_share (of the groups of rows planned by head, those that
+queries, keys, prompt, scale, threads, params (of anchor and auto; else null), knob
+and value (the number that says how much the method keeps), choices (of heads for which
+the method, or the target of recall, chose), seconds, stage_seconds, density, dense_share (of the groups of rows planned by head, those that
 the method auto attended to densely), stripes, non_finite_rows, and recall {mean, p5,
 min} if audited.`,
 		Example: `  anchor attend qkv.safetensors -o out.safetensors
   anchor attend qkv.safetensors -o out.safetensors --theta 8 --audit 256
-  anchor attend qkv.safetensors -o out.safetensors --method dense --json`,
+  anchor attend qkv.safetensors -o out.safetensors --audit 64 --target-recall 0.98
+  anchor attend qkv.safetensors -o out.safetensors --method flexprefill=0.9 --json`,
 		Args:    takes("IN"),
 		PreRunE: checkKernels,
 	}
@@ -58,10 +61,12 @@ min} if audited.`,
 	f := c.Flags()
 	f.StringVarP(&a.out, "output", "o", "", "`file` to write, required")
 	f.StringVar(&a.stripes, "stripes", "", "`file` to write the stripes to")
-	f.StringVar(&a.method, "method", "anchor", "`method`: "+strings.Join(methods, ", "))
+	f.StringVar(&a.method, "method", "anchor", "`method`, or method=value to set its knob: "+methodNames(true))
 	f.Float32Var(&a.scale, "scale", 0, "`factor` on q·k (default 1/√dim)")
 	f.IntVar(&a.prompt, "prompt", 0, "`positions` in the whole prompt, of which the tail is the end; 0 means as many as keys")
 	f.IntVar(&a.audit, "audit", 0, "`rows` of each head whose exact recall is measured")
+	f.Float64Var(&a.target, "target-recall", 0, "mean `recall` that the audit should find for each head: one below is done again at larger theta, at last densely")
+	a.patterns = patternFlags(c)
 	a.params = paramFlags(c)
 	a.costs = costsFlag(c)
 	a.threads = threadsFlag(c)
@@ -81,24 +86,42 @@ type attend struct {
 	scale                float32
 	scaled               bool // scale was given
 	prompt, audit        int
+	target               float64
 	params               *anchor.Params
+	patterns             *patterns
+	chosen               chosen
 	costs                *string
 	threads              *int
 	json                 *bool
 }
 
 func (a *attend) run(c *cobra.Command, in string) (err error) {
-	method, err := planner("method", a.method, *a.params)
+	if err := readParams(c, a.params); err != nil {
+		return err
+	}
+	table, err := a.patterns.method()
 	if err != nil {
+		return err
+	}
+	if table != nil {
+		if c.Flags().Changed("method") {
+			return usageError{errors.New("--patterns with --method; want one of the two")}
+		}
+		a.chosen = chosen{Method: *table, params: *a.params}
+	} else if a.chosen, err = method("method", a.method, *a.params, true); err != nil {
 		return err
 	}
 	switch {
 	case a.out == "":
 		return usageError{errors.New("-o OUT is missing; want a file to write")}
-	case a.stripes != "" && a.method == "dense":
-		return usageError{errors.New("--stripes with --method dense, which has none; want --method anchor or auto")}
+	case a.stripes != "" && !strings.HasPrefix(a.chosen.Name, "anchor") && a.chosen.Name != "auto":
+		return usageError{fmt.Errorf("--stripes with --method %s, which has none; want --method anchor or auto", a.method)}
 	case *a.threads < 0:
 		return usageError{fmt.Errorf("--threads is %d; want ≥ 0", *a.threads)}
+	case !(a.target >= 0 && a.target <= 1):
+		return usageError{fmt.Errorf("--target-recall is %v; want 0 (none) … 1", a.target)}
+	case a.target > 0 && a.audit == 0:
+		return usageError{fmt.Errorf("--target-recall is %v and --audit 0; want rows whose recall tells", a.target)}
 	case a.audit < 0:
 		return usageError{fmt.Errorf("--audit is %d; want ≥ 0", a.audit)}
 	case a.prompt < 0:
@@ -130,7 +153,7 @@ func (a *attend) run(c *cobra.Command, in string) (err error) {
 
 	bar := startProgress(c.ErrOrStderr(), "attending")
 	defer bar.end()
-	opt := anchor.Options{Planner: method, Threads: *a.threads, AuditRows: a.audit, Stripes: a.stripes != "", Costs: costs, Engine: engine, Progress: bar.report}
+	opt := anchor.Options{Planner: a.chosen.planner(), TargetRecall: a.target, Threads: *a.threads, AuditRows: a.audit, Stripes: a.stripes != "", Costs: costs, Engine: engine, Progress: bar.report}
 	if a.scaled {
 		opt.Scale = &a.scale
 	}
@@ -331,6 +354,9 @@ type attendReport struct {
 	Scale         float32            `json:"scale"`
 	Threads       int                `json:"threads"`
 	Params        *anchor.Params     `json:"params"`
+	Knob          string             `json:"knob,omitempty"`
+	Value         *report.Number     `json:"value,omitempty"`
+	Choices       []choice           `json:"choices,omitempty"`
 	Seconds       float64            `json:"seconds"`
 	StageSeconds  map[string]float64 `json:"stage_seconds"`
 	Density       float64            `json:"density"`
@@ -340,13 +366,19 @@ type attendReport struct {
 	Recall        *anchor.Recall     `json:"recall,omitempty"`
 }
 
+// A choice is what was chosen for a head.
+type choice struct {
+	Head   int    `json:"head"`
+	Choice string `json:"choice"`
+}
+
 func (a *attend) report(b *batch, res *anchor.Result) attendReport {
 	heads, queries, dim := sizes(b.q)
 	kvHeads, keys, _ := sizes(b.k)
 	r := attendReport{
 		Method: res.Method, ISA: res.ISA, DType: b.q.DType, Batch: len(b.seqs),
 		Heads: heads, KVHeads: kvHeads, Dim: dim, Queries: queries, Keys: keys, Prompt: a.prompt, Scale: a.scale,
-		Threads: parallel.Threads(*a.threads), Params: reportParams(a.method, *a.params),
+		Threads: parallel.Threads(*a.threads), Params: a.chosen.report(), Knob: a.chosen.Knob,
 		Seconds: res.Seconds, StageSeconds: res.StageSeconds(),
 		Density: res.Density(), DenseShare: res.DenseShare(), Stripes: res.Stripes, NonFiniteRows: res.NonFiniteRows,
 	}
@@ -358,6 +390,15 @@ func (a *attend) report(b *batch, res *anchor.Result) attendReport {
 	}
 	if r.Prompt == 0 {
 		r.Prompt = keys
+	}
+	if r.Knob != "" {
+		value := report.Number(a.chosen.value)
+		r.Value = &value
+	}
+	for h, head := range res.Heads {
+		if head.Choice != "" && (a.target > 0 || !a.chosen.exact()) {
+			r.Choices = append(r.Choices, choice{h, head.Choice})
+		}
 	}
 	if len(res.Audit) > 0 {
 		r.Recall = &res.Recall
@@ -384,6 +425,9 @@ func (r attendReport) write(w io.Writer) error {
 	fmt.Fprintln(t)
 	if r.Recall != nil {
 		fmt.Fprintf(t, "recall\tmean %.5f, 5th percentile %.5f, minimum %.5f\n", r.Recall.Mean, r.Recall.P5, r.Recall.Min)
+	}
+	for _, c := range r.Choices {
+		fmt.Fprintf(t, "head %d\t%s\n", c.Head, c.Choice)
 	}
 	if r.NonFiniteRows > 0 {
 		fmt.Fprintf(t, "warning\trows of o with a NaN or an infinity: %d\n", r.NonFiniteRows)

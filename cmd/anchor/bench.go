@@ -24,13 +24,15 @@ things are left out.
 GFLOP/s counts the operations of dense attention, whatever a method leaves out;
 executed GFLOP/s counts what it does.
 
-Workloads: mixture has sink, local, stripe and diffuse heads in turn; in diffuse
-every head is flat, so that there is nothing to leave out.
+Workloads: mixture has sink, local, stripe and diffuse heads in turn; mixed has all
+kinds, with slashes, spikes and bursts; rotary is mixed under a rotary embedding; in
+diffuse every head is flat, so that there is nothing to leave out; others have heads of
+one kind.
 
 With --json, each result is an object on a line of its own, as soon as all of its
 length are there:
 
-  method             dense, anchor or auto
+  method             of those that --methods names
   isa                level of the kernels: generic, avx2, avx512, avx512bf16, amx
                      or neon
   dtype              type of the elements of queries, keys and values
@@ -80,7 +82,7 @@ all that were asked for, and how times grew from each length to the next.`,
 	f.IntVar(&cfg.KVHeads, "kv-heads", 2, "key and value `heads`, which divide the query heads")
 	f.IntVar(&cfg.Dim, "dim", 128, "`numbers` in a row of a head, 16 to 256")
 	f.IntVar(&cfg.Queries, "queries", 0, "how many of the `tokens`, the last ones, ask; 0 means all")
-	names := f.StringSlice("methods", []string{"dense", "anchor"}, "`methods` to measure: "+strings.Join(methods, ", "))
+	names := f.StringSlice("methods", []string{"dense", "anchor"}, "`methods` to measure, or method=value to set its knob: "+methodNames(true))
 	dtypes := f.StringSlice("dtypes", []string{"F32"}, "`types` of queries, keys and values: F32, BF16, F16")
 	f.StringVar(&cfg.Workload, "workload", bench.Workloads()[0], "`kind` of heads: "+strings.Join(bench.Workloads(), ", "))
 	f.IntVar(&cfg.Runs, "runs", 5, "timed `rounds` at each length")
@@ -89,12 +91,15 @@ all that were asked for, and how times grew from each length to the next.`,
 	asJSON := jsonFlag(c, "results as lines of JSON")
 	params := paramFlags(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {
+		if err := readParams(c, params); err != nil {
+			return err
+		}
 		for _, name := range *names {
-			p, err := planner("methods", name, *params)
+			m, err := method("methods", name, *params, true)
 			if err != nil {
 				return err
 			}
-			cfg.Methods = append(cfg.Methods, p)
+			cfg.Methods = append(cfg.Methods, m.planner())
 		}
 		for _, name := range *dtypes {
 			d, err := dtype("dtypes", name)

@@ -53,6 +53,9 @@ generated, ended, decode_tokens_per_second.`,
 			return usageError{fmt.Errorf("--threads is %d; want ≥ 0", *threads)}
 		}
 		d.Threads = parallel.Threads(*threads)
+		if err := readParams(c, params); err != nil {
+			return err
+		}
 		if err := d.run(c, *params); err != nil {
 			return err
 		}
@@ -86,10 +89,13 @@ func (d *demo) run(c *cobra.Command, params anchor.Params) error {
 		auditRows = 256
 		maxTokens = 4 // more than a right answer needs
 	)
-	for _, method := range []string{"dense", "anchor"} {
-		if _, err := planner("attention", method, params); err != nil {
+	var methods []chosen
+	for _, name := range []string{"dense", "anchor"} {
+		m, err := method("attention", name, params, true)
+		if err != nil {
 			return err
 		}
+		methods = append(methods, m)
 	}
 	prompt, err := retrieval.NewPrompt(d.Tokens, d.Depth, seed)
 	if err != nil {
@@ -112,21 +118,17 @@ func (d *demo) run(c *cobra.Command, params anchor.Params) error {
 		return err
 	}
 	ids := tok.Encode(prompt.Text, true).IDs
-	for _, method := range []string{"dense", "anchor"} {
-		p, err := planner("attention", method, params)
-		if err != nil {
-			return err
-		}
-		bar := startProgress(c.ErrOrStderr(), method)
+	for _, method := range methods {
+		bar := startProgress(c.ErrOrStderr(), method.Name)
 		res, err := generate.Greedy(c.Context(), m, generate.Request{
-			Prompt: ids, MaxTokens: maxTokens, Planner: p, Threads: d.Threads, AuditRows: auditRows, Progress: bar.report,
+			Prompt: ids, MaxTokens: maxTokens, Planner: method.planner(), Threads: d.Threads, AuditRows: auditRows, Progress: bar.report,
 		})
 		bar.end()
 		if err != nil {
 			return err
 		}
 		answer := tok.Decode(res.Tokens, true)
-		d.Runs = append(d.Runs, demoRun{newGenerated(method, params, len(ids), res), answer, answer == prompt.Answer})
+		d.Runs = append(d.Runs, demoRun{newGenerated(method, len(ids), res), answer, answer == prompt.Answer})
 	}
 	return nil
 }

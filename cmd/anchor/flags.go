@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/anchorattention/anchor"
@@ -23,8 +25,45 @@ func paramFlags(c *cobra.Command) *anchor.Params {
 	f.IntVar(&p.Init, "init", p.Init, "anchor: first `keys`, always attended")
 	f.IntVar(&p.Local, "local", p.Local, "anchor: `keys` just before a group of block·step rows, always attended")
 	f.Float64Var(&p.Theta, "theta", p.Theta, "anchor: `nats` below the anchor at which a key is still kept; inf keeps all, -inf none")
-	f.IntVar(&p.Tail, "tail", p.Tail, "anchor: last `rows` of the prompt, which see every key")
+	f.IntVar(&p.Tail, "tail", p.Tail, "last `rows` of the prompt, which see every key, whatever the method")
+	f.IntVar(&p.Pool, "pool", 0, "anchor: `rows` that one mean query stands for, a divisor of block; 0 means block")
+	f.IntVar(&p.Spikes, "spikes", 0, "anchor: outlying `rows` of each pool that stand for themselves too")
+	f.Float64Var(&p.MaxDensity, "max-density", 0, "anchor: bound on each head's `density`; 0 means none")
+	f.String("params", "", "`file` of anchor's parameters as JSON, such as \"anchor calibrate\" writes; flags go before it")
 	return &p
+}
+
+// readParams completes p by the file that --params names, but for the parameters that have flags of their own on this command
+// line.
+func readParams(c *cobra.Command, p *anchor.Params) error {
+	name, err := c.Flags().GetString("params")
+	if err != nil || name == "" {
+		return err
+	}
+	data, err := os.ReadFile(name)
+	if err != nil {
+		return err
+	}
+	read := anchor.DefaultParams()
+	if err := json.Unmarshal(data, &read); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	changed := c.Flags().Changed
+	for flag, take := range map[string]func(){
+		"block": func() { read.Block = p.Block }, "step": func() { read.Step = p.Step }, "init": func() { read.Init = p.Init },
+		"local": func() { read.Local = p.Local }, "theta": func() { read.Theta, read.HeadTheta = p.Theta, nil },
+		"tail": func() { read.Tail = p.Tail }, "pool": func() { read.Pool = p.Pool },
+		"spikes": func() { read.Spikes = p.Spikes }, "max-density": func() { read.MaxDensity = p.MaxDensity },
+	} {
+		if changed(flag) {
+			take()
+		}
+	}
+	if err := read.Validate(); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	*p = read
+	return nil
 }
 
 func threadsFlag(c *cobra.Command) *int {
@@ -67,31 +106,101 @@ func readCosts(name string) (*anchor.Costs, error) {
 	return &costs, nil
 }
 
-// methods are the names of the methods of attention.
-var methods = []string{"anchor", "auto", "dense"}
+// methodNames are the names of the methods of attention, of plain ones or of all.
+func methodNames(plain bool) string {
+	var names []string
+	for _, m := range anchor.Methods() {
+		if m.Plain() || !plain {
+			names = append(names, m.Name)
+		}
+	}
+	return strings.Join(names, ", ")
+}
 
-// planner returns the method of a name that was given to a flag.
-func planner(flag, name string, p anchor.Params) (anchor.Planner, error) {
-	var method anchor.Planner
-	switch name {
-	case "anchor":
-		method = anchor.AnchorAttention(p)
-	case "auto":
-		method = anchor.Auto(p)
-	case "dense":
-		method = anchor.Dense()
-	default:
-		return nil, usageError{fmt.Errorf("--%s is %q; want one of %s", flag, name, strings.Join(methods, ", "))}
+// A chosen method has its knob and parameters set.
+type chosen struct {
+	anchor.Method
+	value  float64
+	params anchor.Params
+}
+
+// method returns the method that was given to a flag as NAME or NAME=VALUE, where VALUE is what its knob is set to.
+func method(flag, text string, p anchor.Params, plain bool) (chosen, error) {
+	name, value, given := strings.Cut(text, "=")
+	m, ok := anchor.LookupMethod(name)
+	if !ok || plain && !m.Plain() {
+		return chosen{}, usageError{fmt.Errorf("--%s is %q; want one of %s", flag, name, methodNames(plain))}
 	}
-	if err := method.Validate(); err != nil {
-		return nil, usageError{errors.New(flagNames.Replace(err.Error()))}
+	c := chosen{m, m.Value, p}
+	if c.exact() {
+		c.value = p.Theta
 	}
-	return method, nil
+	if given {
+		var err error
+		if c.value, err = strconv.ParseFloat(value, 64); err != nil || m.Knob == "" {
+			return chosen{}, usageError{fmt.Errorf("--%s is %q; want a number for the %s of %s", flag, text, cmp.Or(m.Knob, "knob (there is none)"), name)}
+		}
+		if c.exact() {
+			c.params.Theta, c.params.HeadTheta = c.value, nil
+		}
+	}
+	if err := c.planner().Validate(); err != nil {
+		return chosen{}, usageError{errors.New(flagNames.Replace(err.Error()))}
+	}
+	return c, nil
+}
+
+// exact reports whether the method is what the flags of anchor's parameters say.
+func (c chosen) exact() bool { return c.Name == "anchor" || c.Name == "auto" }
+
+// patterns are the flags that name a table of MInference's patterns.
+type patterns struct {
+	file  string
+	layer int
+}
+
+func patternFlags(c *cobra.Command) *patterns {
+	var p patterns
+	c.Flags().StringVar(&p.file, "patterns", "", "`file` of patterns in MInference's format: the method minference-table, a pattern for each head")
+	c.Flags().IntVar(&p.layer, "layer", 0, "`layer` of the file of patterns, from 0")
+	return &p
+}
+
+// method reads the file and returns its method, nil if there is no file.
+func (p *patterns) method() (*anchor.Method, error) {
+	if p.file == "" {
+		return nil, nil
+	}
+	file, err := os.Open(p.file)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	layers, err := anchor.ReadPatterns(file)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", p.file, err)
+	}
+	if p.layer < 0 || p.layer >= len(layers) {
+		return nil, usageError{fmt.Errorf("--layer is %d; %s has %d, from 0", p.layer, p.file, len(layers))}
+	}
+	m := anchor.PatternTable(layers[p.layer])
+	return &m, nil
+}
+
+func (c chosen) planner() anchor.Planner { return c.Planner(c.params, c.value) }
+
+// report returns the parameters to report, nil for a method that takes but a few of them.
+func (c chosen) report() *anchor.Params {
+	if !c.exact() {
+		return nil
+	}
+	return &c.params
 }
 
 // flagNames turns the names of parameters into those of their flags.
 var flagNames = strings.NewReplacer("Params.Block·Step", "--block·--step", "Params.Block", "--block", "Params.Step", "--step",
-	"Params.Init", "--init", "Params.Local", "--local", "Params.Theta", "--theta", "Params.Tail", "--tail")
+	"Params.Init", "--init", "Params.Local", "--local", "Params.Theta", "--theta", "Params.Tail", "--tail",
+	"Params.Pool", "--pool", "Params.Spikes", "--spikes", "Params.MaxDensity", "--max-density", "Params.HeadTheta", "head_theta")
 
 // flagError says what a flag's value may be, where package pflag says how it failed to read one.
 func flagError(_ *cobra.Command, err error) error {
@@ -114,14 +223,6 @@ func flagError(_ *cobra.Command, err error) error {
 func checkKernels(*cobra.Command, []string) error {
 	_, err := kernel.Default()
 	return err
-}
-
-// reportParams returns the parameters to report, nil for a method that has none.
-func reportParams(method string, p anchor.Params) *anchor.Params {
-	if method == "dense" {
-		return nil
-	}
-	return &p
 }
 
 // printJSON writes one value on one line.

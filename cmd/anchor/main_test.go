@@ -113,7 +113,7 @@ func TestErrors(t *testing.T) {
 		{[]string{"attend", in, "-o", dir}, 1, "not a regular file"},
 		{[]string{"attend", in, "-o", dir + "/no/out"}, 1, "no such file"},
 		{[]string{"attend", dir + "/no", "-o", out}, 1, "no such file"},
-		{[]string{"attend", in, "-o", out, "--method", "x"}, 2, `--method is "x"; want one of anchor, auto, dense`},
+		{[]string{"attend", in, "-o", out, "--method", "x"}, 2, `--method is "x"; want one of dense, anchor, auto, `},
 		{[]string{"attend", in, "-o", out, "--theta", "x"}, 2, `--theta is "x"; want a number in double precision, inf or -inf`},
 		{[]string{"attend", in, "-o", out, "--theta", "nan"}, 2, "--theta is NaN"},
 		{[]string{"attend", in, "-o", out, "--block", "0"}, 2, "--block is 0; want 1 … "},

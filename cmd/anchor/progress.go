@@ -20,7 +20,8 @@ func startProgress(w io.Writer, label string) *progress {
 	screen := mpb.New(mpb.WithOutput(w), mpb.WithWidth(50))
 	bar := screen.AddBar(progressSteps, mpb.BarRemoveOnComplete(),
 		mpb.PrependDecorators(decor.Name(label, decor.WCSyncSpaceR)),
-		mpb.AppendDecorators(decor.Percentage(decor.WC{W: 5}), decor.Elapsed(decor.ET_STYLE_GO, decor.WC{W: 6})))
+		mpb.AppendDecorators(decor.Percentage(decor.WC{W: 5}), decor.Elapsed(decor.ET_STYLE_GO, decor.WC{W: 6}),
+			decor.Name(", left "), decor.AverageETA(decor.ET_STYLE_GO)))
 	return &progress{screen, bar}
 }
 

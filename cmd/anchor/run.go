@@ -45,7 +45,7 @@ dense_share (of groups), stripes, recall {mean, p5, min} if audited, and decode_
 	f := c.Flags()
 	f.StringVar(&g.model, "model", "", "`directory` of the model, required")
 	f.StringVar(&g.file, "file", "", "`file` of text that comes before the prompt; - means stdin")
-	f.StringVar(&g.attention, "attention", "anchor", "`method` of attention: "+strings.Join(methods, ", "))
+	f.StringVar(&g.attention, "attention", "anchor", "`method` of attention, or method=value to set its knob: "+methodNames(true))
 	f.IntVar(&g.maxTokens, "max-tokens", 128, "`tokens` to generate at most")
 	f.IntVar(&g.audit, "audit", 0, "`rows` of the prompt, of each head and layer, whose exact recall is measured")
 	g.params = paramFlags(c)
@@ -67,7 +67,10 @@ type generation struct {
 }
 
 func (g *generation) run(c *cobra.Command, args []string) (err error) {
-	method, err := planner("attention", g.attention, *g.params)
+	if err := readParams(c, g.params); err != nil {
+		return err
+	}
+	method, err := method("attention", g.attention, *g.params, true)
 	if err != nil {
 		return err
 	}
@@ -119,7 +122,7 @@ func (g *generation) run(c *cobra.Command, args []string) (err error) {
 	}
 	started := false
 	res, err := generate.Greedy(c.Context(), m, generate.Request{
-		Prompt: prompt, MaxTokens: g.maxTokens, Planner: method, Costs: costs, Threads: *g.threads, AuditRows: g.audit,
+		Prompt: prompt, MaxTokens: g.maxTokens, Planner: method.planner(), Costs: costs, Threads: *g.threads, AuditRows: g.audit,
 		Progress: bar.report,
 		Token: func(id int32) error {
 			bar.end()
@@ -140,7 +143,7 @@ func (g *generation) run(c *cobra.Command, args []string) (err error) {
 	if err != nil {
 		return err
 	}
-	r := newGenerated(g.attention, *g.params, len(prompt), res)
+	r := newGenerated(method, len(prompt), res)
 	if *g.json {
 		return printJSON(c.OutOrStdout(), struct {
 			Text string `json:"text"`
@@ -206,10 +209,10 @@ type generated struct {
 	TokensPerSecond  float64            `json:"decode_tokens_per_second"`
 }
 
-func newGenerated(attention string, params anchor.Params, tokens int, res *generate.Result) generated {
+func newGenerated(method chosen, tokens int, res *generate.Result) generated {
 	a := res.Attention
 	g := generated{
-		Attention: attention, ISA: a.ISA, Params: reportParams(attention, params), Tokens: tokens,
+		Attention: method.Name, ISA: a.ISA, Params: method.report(), Tokens: tokens,
 		TTFT:             res.FirstToken,
 		AttentionSeconds: res.AttentionSeconds, OtherSeconds: res.OtherSeconds,
 		StageSeconds: a.StageSeconds(), Density: a.Density(), DenseShare: a.DenseShare(), Stripes: a.Stripes,

@@ -183,8 +183,8 @@ var claims = []struct {
 	// nothing else multiplies.
 	work, cols int
 }{
-	{`gemm\d+x\d+(Rows|Cols)AVX2`, "vfmadd231ps", 8, 16},
-	{`gemm\d+x\d+(Rows|Cols)AVX512`, "vfmadd231ps", 16, 48},
+	{`gemm\d+x\d+(Rows|Cols|Panels)AVX2`, "vfmadd231ps", 8, 16},
+	{`gemm(Max)?\d+x\d+(Rows|Cols|Panels)AVX512`, "vfmadd231ps", 16, 48},
 	{`gemm\d+x\d+(Rows|Cols)NEON`, "fmla", 4, 16},
 	{`dot\d+x\d+(Rows|Cols)AVX512BF16`, "vdpbf16ps", 16, 48},
 	{`dot\d+x\d+RowsAMX`, "tdpbf16ps tileloadd", 16 * 16 * 16, 32},
@@ -209,6 +209,7 @@ var claims = []struct {
 	{`transposeAVX2`, "vunpcklps vunpckhpd vperm2f128", 0, 0},
 	{`transposeAVX512`, "vunpcklps vunpckhpd vshuff32x4", 0, 0},
 	{`transposeNEON`, "trn1 trn2 zip1 zip2", 0, 0},
+	{`panelsAVX2`, "vmovups vmaskmovps", 0, 0},
 	{`scaleAVX(2|512)`, "vmulps vfmadd231ps", 0, 0},
 	{`scaleStreamAVX(2|512)`, "vmulps vmovntps vfmadd231ps", 0, 0},
 	{`scaleNEON`, "fmul fmla", 0, 0},

@@ -33,6 +33,8 @@ const Lanes = 16
 type Set struct {
 	name      string
 	tiles     []tiles // of the matrix product, widest first and the last Lanes wide
+	panel     int     // rows of a panel; 0 where panels do not pay
+	panels    func(rows, cols, step int, src *float32, lds uintptr, dst *float32, ldd uintptr)
 	colMax    func(rows int, x *float32, ld uintptr, n int, scale, slack float32, top, base *float32) (raised uint64)
 	expSum    func(rows int, x *float32, ld uintptr, n int, scale float32, m, l *float32)
 	mask      func(rows int, x *float32, ld uintptr, n int, pos *int32, first, far, near int32)
@@ -77,15 +79,24 @@ type tiles struct {
 	heights []tile
 }
 
-// A tile computes some rows of c (+)= a·b at once, for an a whose rows are contiguous and one whose columns are.
+// A tile computes some rows of c (+)= a·b at once, for an a whose rows are contiguous, one whose columns are and, if it
+// is as tall as they are, one in panels.
 type tile struct {
 	rows           int
 	byRows, byCols tileFunc
+	byPanels       panelFunc
+	byRowsMax      maxFunc // nil where there is none
 }
 
 // A tileFunc computes tiles, one below the other, of c[i][j] (+)= Σ_p a[i][p]·b[p][j], p in [0, k). Strides are in
-// bytes; lda is that of a's rows or of its columns.
+// bytes; lda is that of a's rows, of its columns or of its panels.
 type tileFunc func(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+// A panelFunc is a tileFunc of an a in panels that also asks for what is at next: step bytes for every p of every tile.
+type panelFunc func(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool, next *float32, step uintptr)
+
+// A maxFunc is a tileFunc of an a by rows that does not add, and raises most[j] to the largest of column j of c.
+type maxFunc func(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, most *float32)
 
 const size = 4 // bytes in an element
 
@@ -169,6 +180,91 @@ func multiply(all []tiles, m, n, k int, rows bool, a *float32, ars, lda uintptr,
 			b, c = at(b, uintptr(all[w].cols)*size), at(c, uintptr(all[w].cols)*size)
 		}
 	}
+}
+
+// panelStep is the numbers from one column of a panel to the next.
+const panelStep = 8
+
+// HasPanels reports whether the level has Panels and GemmPanels: whether these are faster than Gemm of an a by columns.
+func (s *Set) HasPanels() bool { return s.panel > 0 }
+
+// PanelSize returns how many numbers hold the panels of rows × cols of a matrix.
+func (s *Set) PanelSize(rows, cols int) int { return (cols + s.panel - 1) / s.panel * rows * panelStep }
+
+// Panels copies a matrix, src[i*lds+j] for i in [0, rows) and j in [0, cols), to panels of few columns, in which the
+// numbers of these in all rows follow one another. Products read a column after the other: as they lie, each number comes
+// from another line, and lines a power of two apart share few places of the first-level cache.
+func (s *Set) Panels(rows, cols int, src []float32, lds int, dst []float32) {
+	if rows == 0 || cols == 0 {
+		return
+	}
+	_, _ = src[(rows-1)*lds+cols-1], dst[s.PanelSize(rows, cols)-1]
+	s.panels(rows, cols, s.panel, &src[0], uintptr(lds)*size, &dst[0], uintptr(rows)*panelStep*size)
+}
+
+// GemmPanels is Gemm of an a by columns that Panels has copied from a src of so many rows, the first k of which are summed
+// over: row i of c is that of src's column i. Results are the same to the bit. Meanwhile it asks for what next holds, from
+// further than the caches of a core, as far as the product leaves time, and returns the rest.
+func (s *Set) GemmPanels(m, n, k int, a []float32, rows int, b []float32, ldb int, c []float32, ldc int, add bool, next []float32) (rest []float32) {
+	if m == 0 || n == 0 {
+		return next
+	}
+	if k == 0 || k > rows || n%Lanes != 0 {
+		panic(fmt.Sprintf("kernel: GemmPanels with k = %d of %d, n = %d", k, rows, n))
+	}
+	_ = a[s.PanelSize(rows, m)-1]
+	_ = b[(k-1)*ldb+n-1]
+	_ = c[(m-1)*ldc+n-1]
+	lda := uintptr(rows) * panelStep * size
+	whole := m / s.panel
+	ahead, step := &b[0], uintptr(0)
+	if len(next) > 0 {
+		ahead, step = &next[0], 4*size
+	}
+	pb, pc := &b[0], &c[0]
+	for w := 0; n > 0; {
+		for s.tiles[w].cols > n {
+			w++
+		}
+		if whole > 0 {
+			for _, t := range s.tiles[w].heights {
+				if t.rows == s.panel {
+					t.byPanels(whole, k, &a[0], lda, pb, uintptr(ldb)*size, pc, uintptr(ldc)*size, add, ahead, step)
+					asked := min(whole*k*4, len(next))
+					if next = next[asked:]; len(next) > 0 {
+						ahead = &next[0]
+					} else {
+						ahead, step = &b[0], 0
+					}
+				}
+			}
+		}
+		if left := m % s.panel; left > 0 {
+			multiply(s.tiles[w:], left, s.tiles[w].cols, k, false, at(&a[0], uintptr(whole)*lda), size, panelStep*size,
+				pb, uintptr(ldb)*size, at(pc, uintptr(whole*s.panel*ldc)*size), uintptr(ldc)*size, add)
+		}
+		cols := s.tiles[w].cols
+		if n -= cols; n > 0 {
+			pb, pc = at(pb, uintptr(cols)*size), at(pc, uintptr(cols)*size)
+		}
+	}
+	return next
+}
+
+// GemmMax is Gemm of an a by rows that does not add, and may raise most[j] to the largest number of column j of c, NaN not
+// being one, while that is in registers: found reports whether it has.
+func (s *Set) GemmMax(m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int, most []float32) (found bool) {
+	t := &s.tiles[0].heights[0]
+	if m == 0 || n == 0 || k == 0 || n != s.tiles[0].cols || m%t.rows != 0 || t.byRowsMax == nil {
+		s.Gemm(m, n, k, a, lda, 1, b, ldb, c, ldc, false)
+		return false
+	}
+	_ = a[(m-1)*lda+k-1]
+	_ = b[(k-1)*ldb+n-1]
+	_ = c[(m-1)*ldc+n-1]
+	_ = most[n-1]
+	t.byRowsMax(m/t.rows, k, &a[0], uintptr(lda)*size, &b[0], uintptr(ldb)*size, &c[0], uintptr(ldc)*size, &most[0])
+	return true
 }
 
 func at(p *float32, bytes uintptr) *float32 {

@@ -80,6 +80,72 @@ func TestGemm(t *testing.T) {
 	})
 }
 
+// GemmPanels gives what Gemm gives, to the bit, and touches nothing else.
+func TestGemmPanels(t *testing.T) {
+	forLevels(t, func(t *testing.T, s *Set) {
+		if !s.HasPanels() {
+			t.Skip("has no panels")
+		}
+		r := rand.New(rand.NewPCG(21, 22))
+		for _, m := range []int{0, 1, 2, 5, 6, 7, 8, 9, 12, 15, 16, 31, 32, 128} {
+			for _, n := range []int{16, 32, 48, 80, 112} {
+				for _, k := range []int{1, 2, 7, 64, 129} {
+					for _, add := range []bool{false, true} {
+						rows, lda := k+r.IntN(3), m+r.IntN(3)
+						ldb, ldc := n+r.IntN(3), n+r.IntN(3)
+						a, b, c := random(r, max((rows-1)*lda+m, 0)), random(r, (k-1)*ldb+n), random(r, m*ldc+1)
+						size := s.PanelSize(rows, m)
+						panels := random(r, size+1)
+						after := panels[size]
+						s.Panels(rows, m, a, lda, panels[:size])
+						if panels[size] != after {
+							t.Fatalf("Panels of %d×%d wrote beyond their end", rows, m)
+						}
+						want := slices.Clone(c)
+						s.Gemm(m, n, k, a, 1, lda, b, ldb, want, ldc, add)
+						s.GemmPanels(m, n, k, panels[:size], rows, b, ldb, c, ldc, add, nil)
+						if !slices.Equal(c, want) {
+							t.Fatalf("m=%d n=%d k=%d of %d add=%v: GemmPanels differs from Gemm", m, n, k, rows, add)
+						}
+					}
+				}
+			}
+		}
+	})
+}
+
+// GemmMax gives what Gemm gives and, where it says so, the maxima of its columns, which a NaN is not.
+func TestGemmMax(t *testing.T) {
+	forLevels(t, func(t *testing.T, s *Set) {
+		r := rand.New(rand.NewPCG(23, 24))
+		for _, m := range []int{0, 1, 8, 9, 16, 48} {
+			for _, n := range []int{16, 32, 48, 96} {
+				for _, k := range []int{1, 7, 64, 129} {
+					lda, ldb, ldc := k+r.IntN(3), n+r.IntN(3), n+r.IntN(3)
+					a, b, c, most := random(r, max((m-1)*lda+k, 1)), random(r, (k-1)*ldb+n), random(r, m*ldc+1), random(r, n)
+					if m > 3 {
+						a[3*lda] = float32(math.NaN())
+						a[2*lda] = float32(math.Inf(1))
+					}
+					want, wantMost := slices.Clone(c), slices.Clone(most)
+					s.Gemm(m, n, k, a, lda, 1, b, ldb, want, ldc, false)
+					if found := s.GemmMax(m, n, k, a, lda, b, ldb, c, ldc, most); found {
+						for i := range m {
+							for j := range n {
+								wantMost[j] = max(wantMost[j], nonNaN(want[i*ldc+j]))
+							}
+						}
+					}
+					same := func(a, b float32) bool { return a == b || a != a && b != b }
+					if !slices.EqualFunc(c, want, same) || !slices.Equal(most, wantMost) {
+						t.Fatalf("m=%d n=%d k=%d: %v and %v; want %v and %v", m, n, k, c, most, want, wantMost)
+					}
+				}
+			}
+		}
+	})
+}
+
 // A bound that is crossed panics instead of reaching the assembly.
 func TestBounds(t *testing.T) {
 	forLevels(t, func(t *testing.T, s *Set) {
@@ -91,6 +157,10 @@ func TestBounds(t *testing.T) {
 			"n":            func() { s.Gemm(1, 8, 1, x, 1, 1, x, 16, x, 16, false) },
 			"k":            func() { s.Gemm(1, 16, 0, x, 1, 1, x, 16, x, 16, false) },
 			"a by neither": func() { s.Gemm(2, 16, 2, x, 2, 4, x, 16, x, 16, false) },
+			"panels":       func() { s.Panels(4, 16, x, 16, x[:s.PanelSize(4, 16)-1]) },
+			"panels' a":    func() { s.GemmPanels(4, 16, 1, x[:s.PanelSize(2, 4)-1], 2, x, 16, x, 16, false, nil) },
+			"panels' k":    func() { s.GemmPanels(1, 16, 3, x, 2, x, 16, x, 16, false, nil) },
+			"max":          func() { s.GemmMax(8, 48, 1, x[:7], 1, x[:48], 48, make([]float32, 8*48), 48, make([]float32, 48)) },
 			"colmax":       func() { s.ColMax(2, 16, x[:31], 16, 1, 8, x, x) },
 			"expsum":       func() { s.ExpSum(1, 16, x, 16, 1, x, x[:15]) },
 			"mask":         func() { s.Mask(1, 16, x, 16, make([]int32, 15), 0, 0, 0) },
@@ -403,6 +473,33 @@ func TestExpSum(t *testing.T) {
 		t.Logf("worst error %.3f ulp", worst)
 		if worst > 2 {
 			t.Errorf("error of %.3f ulp; want at most 2", worst)
+		}
+	})
+}
+
+// ExpSum is within 2 ulp all over the octaves below 1, where more than elsewhere is rounded.
+func TestExpSumOctaves(t *testing.T) {
+	forLevels(t, func(t *testing.T, s *Set) {
+		const n, step = 1024, 61
+		x, zero, l := make([]float32, n), make([]float32, n), make([]float32, n)
+		worst, at := 0.0, float32(0)
+		for bits := math.Float32bits(-0x1p-26); bits <= math.Float32bits(-2); bits += n * step {
+			for i := range x {
+				x[i] = math.Float32frombits(bits + uint32(i)*step)
+			}
+			was := slices.Clone(x)
+			s.ExpSum(1, n, x, n, 1, zero, l)
+			for i, got := range x {
+				want := math.Exp2(float64(was[i]))
+				ulp := float64(math.Nextafter32(float32(want), 2)) - float64(float32(want))
+				if e := math.Abs(float64(got)-want) / ulp; e > worst {
+					worst, at = e, was[i]
+				}
+			}
+		}
+		t.Logf("worst error %.3f ulp, of 2^%v", worst, at)
+		if worst > 2 {
+			t.Errorf("error of %.3f ulp for 2^%v; want at most 2", worst, at)
 		}
 	})
 }

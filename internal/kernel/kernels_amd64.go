@@ -17,6 +17,9 @@ func gemm6x16RowsAVX2(tiles, k int, a *float32, lda uintptr, b *float32, ldb uin
 func gemm6x16ColsAVX2(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
+func gemm6x16PanelsAVX2(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool, next *float32, step uintptr)
+
+//go:noescape
 func gemm4x16RowsAVX2(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
@@ -33,6 +36,9 @@ func gemm1x16RowsAVX2(tiles, k int, a *float32, lda uintptr, b *float32, ldb uin
 
 //go:noescape
 func gemm1x16ColsAVX2(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func panelsAVX2(rows, cols, step int, src *float32, lds uintptr, dst *float32, ldd uintptr)
 
 //go:noescape
 func colMaxAVX2(rows int, x *float32, ld uintptr, n int, scale, slack float32, top, base *float32) (raised uint64)
@@ -83,6 +89,12 @@ func gemm8x48RowsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb u
 func gemm8x48ColsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
+func gemmMax8x48RowsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, most *float32)
+
+//go:noescape
+func gemm8x48PanelsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool, next *float32, step uintptr)
+
+//go:noescape
 func gemm4x48RowsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
@@ -105,6 +117,9 @@ func gemm8x32RowsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb u
 
 //go:noescape
 func gemm8x32ColsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func gemm8x32PanelsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool, next *float32, step uintptr)
 
 //go:noescape
 func gemm4x32RowsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
@@ -135,6 +150,9 @@ func gemm8x16RowsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb u
 
 //go:noescape
 func gemm8x16ColsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
+
+//go:noescape
+func gemm8x16PanelsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool, next *float32, step uintptr)
 
 //go:noescape
 func gemm4x16RowsAVX512(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)

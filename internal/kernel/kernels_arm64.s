@@ -1625,8 +1625,6 @@ TEXT ·expSumNEON(SB), NOSPLIT, $0-56
 	VDUP V27.S[0], V27.S4
 	FMOVS ·expCoef+20(SB), F28
 	VDUP V28.S[0], V28.S4
-	FMOVS ·expCoef+24(SB), F29
-	VDUP V29.S[0], V29.S4
 	FMOVS ·expLow+0(SB), F30
 	VDUP V30.S[0], V30.S4
 	FMOVS scale+32(FP), F31
@@ -1710,14 +1708,6 @@ row:
 	VFMLA V5.S4, V13.S4, V9.S4
 	VFMLA V6.S4, V14.S4, V10.S4
 	VFMLA V7.S4, V15.S4, V11.S4
-	VMOV V29.B16, V12.B16
-	VMOV V29.B16, V13.B16
-	VMOV V29.B16, V14.B16
-	VMOV V29.B16, V15.B16
-	VFMLA V4.S4, V8.S4, V12.S4
-	VFMLA V5.S4, V9.S4, V13.S4
-	VFMLA V6.S4, V10.S4, V14.S4
-	VFMLA V7.S4, V11.S4, V15.S4
 	WORD $0x4e21b804 // fcvtms v4.4s, v0.4s
 	WORD $0x4e21b825 // fcvtms v5.4s, v1.4s
 	WORD $0x4e21b846 // fcvtms v6.4s, v2.4s
@@ -1730,20 +1720,20 @@ row:
 	WORD $0x6ea1e7c1 // fcmgt v1.4s, v30.4s, v1.4s
 	WORD $0x6ea2e7c2 // fcmgt v2.4s, v30.4s, v2.4s
 	WORD $0x6ea3e7c3 // fcmgt v3.4s, v30.4s, v3.4s
-	VADD V4.S4, V12.S4, V12.S4
-	VADD V5.S4, V13.S4, V13.S4
-	VADD V6.S4, V14.S4, V14.S4
-	VADD V7.S4, V15.S4, V15.S4
-	WORD $0x4e601d8c // bic v12.16b, v12.16b, v0.16b
-	WORD $0x4e611dad // bic v13.16b, v13.16b, v1.16b
-	WORD $0x4e621dce // bic v14.16b, v14.16b, v2.16b
-	WORD $0x4e631def // bic v15.16b, v15.16b, v3.16b
-	FSTPQ (F12, F13), 0(R4)
-	FSTPQ (F14, F15), 32(R4)
-	WORD $0x4e2cd694 // fadd v20.4s, v20.4s, v12.4s
-	WORD $0x4e2dd6b5 // fadd v21.4s, v21.4s, v13.4s
-	WORD $0x4e2ed6d6 // fadd v22.4s, v22.4s, v14.4s
-	WORD $0x4e2fd6f7 // fadd v23.4s, v23.4s, v15.4s
+	VADD V4.S4, V8.S4, V8.S4
+	VADD V5.S4, V9.S4, V9.S4
+	VADD V6.S4, V10.S4, V10.S4
+	VADD V7.S4, V11.S4, V11.S4
+	WORD $0x4e601d08 // bic v8.16b, v8.16b, v0.16b
+	WORD $0x4e611d29 // bic v9.16b, v9.16b, v1.16b
+	WORD $0x4e621d4a // bic v10.16b, v10.16b, v2.16b
+	WORD $0x4e631d6b // bic v11.16b, v11.16b, v3.16b
+	FSTPQ (F8, F9), 0(R4)
+	FSTPQ (F10, F11), 32(R4)
+	WORD $0x4e28d694 // fadd v20.4s, v20.4s, v8.4s
+	WORD $0x4e29d6b5 // fadd v21.4s, v21.4s, v9.4s
+	WORD $0x4e2ad6d6 // fadd v22.4s, v22.4s, v10.4s
+	WORD $0x4e2bd6f7 // fadd v23.4s, v23.4s, v11.4s
 	ADD R2, R4
 	SUBS $1, R5
 	BNE row

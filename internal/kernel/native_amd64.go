@@ -12,6 +12,8 @@ var (
 	interleave = [2 * Lanes]uint16{
 		0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31,
 	}
+	// firstLanes has masks of the first lanes of eight: all of them, and less and less.
+	firstLanes = [2 * 8]int32{-1, -1, -1, -1, -1, -1, -1, -1}
 	// bf16Inf is two infinities: their bits are the exponents'.
 	bf16Inf uint32 = 0x7f807f80
 	// tileConfig makes all eight AMX tiles 16 rows of 64 bytes.
@@ -33,11 +35,12 @@ func native() []*Set {
 	sets := []*Set{{
 		name: "avx2",
 		tiles: []tiles{{16, []tile{
-			{6, gemm6x16RowsAVX2, gemm6x16ColsAVX2},
-			{4, gemm4x16RowsAVX2, gemm4x16ColsAVX2},
-			{2, gemm2x16RowsAVX2, gemm2x16ColsAVX2},
-			{1, gemm1x16RowsAVX2, gemm1x16ColsAVX2},
+			{rows: 6, byRows: gemm6x16RowsAVX2, byCols: gemm6x16ColsAVX2, byPanels: gemm6x16PanelsAVX2},
+			{rows: 4, byRows: gemm4x16RowsAVX2, byCols: gemm4x16ColsAVX2},
+			{rows: 2, byRows: gemm2x16RowsAVX2, byCols: gemm2x16ColsAVX2},
+			{rows: 1, byRows: gemm1x16RowsAVX2, byCols: gemm1x16ColsAVX2},
 		}}},
+		panel: 6, panels: panelsAVX2,
 		colMax: colMaxAVX2, expSum: expSumAVX2, mask: maskAVX2, sel: selectAVX2, transpose: transposeAVX2,
 		scale: scaleAVX2, scaleStream: scaleStreamAVX2, scaleCols: scaleColsAVX2, add: addAVX2, finite: finiteAVX2, bf16: bf16AVX2, f16: f16AVX2, addBF16: addBF16AVX2, prefetch: prefetch,
 		fma: fmaAVX2, flops: 2 * 8 * 48,
@@ -49,25 +52,26 @@ func native() []*Set {
 		name: "avx512",
 		tiles: []tiles{
 			{48, []tile{
-				{8, gemm8x48RowsAVX512, gemm8x48ColsAVX512},
-				{4, gemm4x48RowsAVX512, gemm4x48ColsAVX512},
-				{2, gemm2x48RowsAVX512, gemm2x48ColsAVX512},
-				{1, gemm1x48RowsAVX512, gemm1x48ColsAVX512},
+				{rows: 8, byRows: gemm8x48RowsAVX512, byCols: gemm8x48ColsAVX512, byPanels: gemm8x48PanelsAVX512, byRowsMax: gemmMax8x48RowsAVX512},
+				{rows: 4, byRows: gemm4x48RowsAVX512, byCols: gemm4x48ColsAVX512},
+				{rows: 2, byRows: gemm2x48RowsAVX512, byCols: gemm2x48ColsAVX512},
+				{rows: 1, byRows: gemm1x48RowsAVX512, byCols: gemm1x48ColsAVX512},
 			}},
 			{32, []tile{
-				{8, gemm8x32RowsAVX512, gemm8x32ColsAVX512},
-				{4, gemm4x32RowsAVX512, gemm4x32ColsAVX512},
-				{2, gemm2x32RowsAVX512, gemm2x32ColsAVX512},
-				{1, gemm1x32RowsAVX512, gemm1x32ColsAVX512},
+				{rows: 8, byRows: gemm8x32RowsAVX512, byCols: gemm8x32ColsAVX512, byPanels: gemm8x32PanelsAVX512},
+				{rows: 4, byRows: gemm4x32RowsAVX512, byCols: gemm4x32ColsAVX512},
+				{rows: 2, byRows: gemm2x32RowsAVX512, byCols: gemm2x32ColsAVX512},
+				{rows: 1, byRows: gemm1x32RowsAVX512, byCols: gemm1x32ColsAVX512},
 			}},
 			{16, []tile{
-				{12, gemm12x16RowsAVX512, gemm12x16ColsAVX512},
-				{8, gemm8x16RowsAVX512, gemm8x16ColsAVX512},
-				{4, gemm4x16RowsAVX512, gemm4x16ColsAVX512},
-				{2, gemm2x16RowsAVX512, gemm2x16ColsAVX512},
-				{1, gemm1x16RowsAVX512, gemm1x16ColsAVX512},
+				{rows: 12, byRows: gemm12x16RowsAVX512, byCols: gemm12x16ColsAVX512},
+				{rows: 8, byRows: gemm8x16RowsAVX512, byCols: gemm8x16ColsAVX512, byPanels: gemm8x16PanelsAVX512},
+				{rows: 4, byRows: gemm4x16RowsAVX512, byCols: gemm4x16ColsAVX512},
+				{rows: 2, byRows: gemm2x16RowsAVX512, byCols: gemm2x16ColsAVX512},
+				{rows: 1, byRows: gemm1x16RowsAVX512, byCols: gemm1x16ColsAVX512},
 			}},
 		},
+		panel: 8, panels: panelsAVX2,
 		colMax: colMaxAVX512, expSum: expSumAVX512, mask: maskAVX512, sel: selectAVX512, transpose: transposeAVX512,
 		scale: scaleAVX512, scaleStream: scaleStreamAVX512, scaleCols: scaleColsAVX512, add: addAVX512, finite: finiteAVX512, bf16: bf16AVX512, f16: f16AVX512, addBF16: addBF16AVX512, prefetch: prefetch,
 		fma: fmaAVX512, flops: 2 * 16 * 48,
@@ -81,23 +85,23 @@ func native() []*Set {
 	bf16.pairs = &pairs{
 		tiles: []tiles{
 			{48, []tile{
-				{8, dot8x48RowsAVX512BF16, dot8x48ColsAVX512BF16},
-				{4, dot4x48RowsAVX512BF16, dot4x48ColsAVX512BF16},
-				{2, dot2x48RowsAVX512BF16, dot2x48ColsAVX512BF16},
-				{1, dot1x48RowsAVX512BF16, dot1x48ColsAVX512BF16},
+				{rows: 8, byRows: dot8x48RowsAVX512BF16, byCols: dot8x48ColsAVX512BF16},
+				{rows: 4, byRows: dot4x48RowsAVX512BF16, byCols: dot4x48ColsAVX512BF16},
+				{rows: 2, byRows: dot2x48RowsAVX512BF16, byCols: dot2x48ColsAVX512BF16},
+				{rows: 1, byRows: dot1x48RowsAVX512BF16, byCols: dot1x48ColsAVX512BF16},
 			}},
 			{32, []tile{
-				{8, dot8x32RowsAVX512BF16, dot8x32ColsAVX512BF16},
-				{4, dot4x32RowsAVX512BF16, dot4x32ColsAVX512BF16},
-				{2, dot2x32RowsAVX512BF16, dot2x32ColsAVX512BF16},
-				{1, dot1x32RowsAVX512BF16, dot1x32ColsAVX512BF16},
+				{rows: 8, byRows: dot8x32RowsAVX512BF16, byCols: dot8x32ColsAVX512BF16},
+				{rows: 4, byRows: dot4x32RowsAVX512BF16, byCols: dot4x32ColsAVX512BF16},
+				{rows: 2, byRows: dot2x32RowsAVX512BF16, byCols: dot2x32ColsAVX512BF16},
+				{rows: 1, byRows: dot1x32RowsAVX512BF16, byCols: dot1x32ColsAVX512BF16},
 			}},
 			{16, []tile{
-				{12, dot12x16RowsAVX512BF16, dot12x16ColsAVX512BF16},
-				{8, dot8x16RowsAVX512BF16, dot8x16ColsAVX512BF16},
-				{4, dot4x16RowsAVX512BF16, dot4x16ColsAVX512BF16},
-				{2, dot2x16RowsAVX512BF16, dot2x16ColsAVX512BF16},
-				{1, dot1x16RowsAVX512BF16, dot1x16ColsAVX512BF16},
+				{rows: 12, byRows: dot12x16RowsAVX512BF16, byCols: dot12x16ColsAVX512BF16},
+				{rows: 8, byRows: dot8x16RowsAVX512BF16, byCols: dot8x16ColsAVX512BF16},
+				{rows: 4, byRows: dot4x16RowsAVX512BF16, byCols: dot4x16ColsAVX512BF16},
+				{rows: 2, byRows: dot2x16RowsAVX512BF16, byCols: dot2x16ColsAVX512BF16},
+				{rows: 1, byRows: dot1x16RowsAVX512BF16, byCols: dot1x16ColsAVX512BF16},
 			}},
 		},
 		expPairs: expPairsAVX512BF16, pair: pairAVX512BF16, rows: 1, depth: 1, tiling: Tiling{TileRows: 48, BlockKeys: 128, StripKeys: 128},

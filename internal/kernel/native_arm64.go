@@ -10,10 +10,10 @@ func native() []*Set {
 	return []*Set{{
 		name: "neon",
 		tiles: []tiles{{16, []tile{
-			{6, gemm6x16RowsNEON, gemm6x16ColsNEON},
-			{4, gemm4x16RowsNEON, gemm4x16ColsNEON},
-			{2, gemm2x16RowsNEON, gemm2x16ColsNEON},
-			{1, gemm1x16RowsNEON, gemm1x16ColsNEON},
+			{rows: 6, byRows: gemm6x16RowsNEON, byCols: gemm6x16ColsNEON},
+			{rows: 4, byRows: gemm4x16RowsNEON, byCols: gemm4x16ColsNEON},
+			{rows: 2, byRows: gemm2x16RowsNEON, byCols: gemm2x16ColsNEON},
+			{rows: 1, byRows: gemm1x16RowsNEON, byCols: gemm1x16ColsNEON},
 		}}},
 		colMax: colMaxNEON, expSum: expSumNEON, mask: maskNEON, sel: selectNEON, transpose: transposeNEON,
 		scale: scaleNEON, scaleCols: scaleColsNEON, add: addNEON, finite: finiteNEON, bf16: bf16NEON, f16: f16NEON, addBF16: addBF16NEON,

@@ -11,6 +11,10 @@ const (
 	streamKey
 	streamValue
 	streamQuery
+	streamTurned
+	streamBurst
+	streamSpike
+	streamSlash
 )
 
 // A stream is a splitmix64 generator.

@@ -52,10 +52,10 @@ func weights(x []float64) []float64 {
 // Each kind of head has most of its softmax mass, over rows with a long past, where its name says.
 func TestMass(t *testing.T) {
 	d := generate(t, "mixture", size, 1, 0)
-	l := layoutOf(size.Dim)
+	const topics = 16
 	isStripe := func(head, j int) bool {
 		kv := head * size.KVHeads / size.Heads
-		topics := d.K[(kv*size.Length+j)*size.Dim+1:][:l.topics]
+		topics := d.K[(kv*size.Length+j)*size.Dim+1:][:topics]
 		return slices.ContainsFunc(topics, func(x float32) bool { return x != 0 })
 	}
 	for _, kind := range []struct {
@@ -206,7 +206,7 @@ func TestNoise(t *testing.T) {
 }
 
 func TestErrors(t *testing.T) {
-	if _, err := Lookup("nope"); err == nil || err.Error() != `workload is "nope"; want one of mixture, diffuse` {
+	if _, err := Lookup("nope"); err == nil || err.Error() != `workload is "nope"; want one of mixture, diffuse, mixed, rotary, sink, local, stripe, slash, spike, burst` {
 		t.Errorf("Lookup: %v", err)
 	}
 	for _, c := range []struct {

@@ -1,6 +1,9 @@
 package main
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // An isa is one instruction-set level of amd64.
 type isa struct {
@@ -8,6 +11,7 @@ type isa struct {
 	reg   string // vector register prefix
 	lanes int    // float32s in a vector
 	tiles []tile
+	panel int // rows in a panel of the matrix product
 }
 
 // tile gives the tiles of the matrix product of one width, in vectors, by their heights.
@@ -23,8 +27,8 @@ var tiles512 = []tile{{3, []int{8, 4, 2, 1}}, {2, []int{8, 4, 2, 1}}, {1, []int{
 
 var (
 	// 6×2 accumulators, 2 vectors of b and 2 broadcasts of a fill the 16 registers.
-	avx2   = isa{name: "AVX2", reg: "Y", lanes: 8, tiles: []tile{{2, []int{6, 4, 2, 1}}}}
-	avx512 = isa{name: "AVX512", reg: "Z", lanes: 16, tiles: tiles512}
+	avx2   = isa{name: "AVX2", reg: "Y", lanes: 8, tiles: []tile{{2, []int{6, 4, 2, 1}}}, panel: 6}
+	avx512 = isa{name: "AVX512", reg: "Z", lanes: 16, tiles: tiles512, panel: 8}
 	// The dot product of pairs has twice the latency of a multiply-add: see bench/NOTES.md.
 	avx512bf16 = isa{name: "AVX512BF16", reg: "Z", lanes: 16, tiles: tiles512}
 )
@@ -51,7 +55,16 @@ func amd64() *printer {
 			for _, rows := range t.rows {
 				p.gemm(rows, t.vecs, byRows, false)
 				p.gemm(rows, t.vecs, byCols, false)
+				if p.wide() && rows == isa.panel && t.vecs == 3 {
+					p.gemm(rows, t.vecs, byRowsMax, false)
+				}
+				if rows == isa.panel {
+					p.gemm(rows, t.vecs, byPanels, false)
+				}
 			}
+		}
+		if !p.wide() {
+			p.panels()
 		}
 		p.colMax()
 		p.exp(false)
@@ -110,29 +123,56 @@ type layout string
 const (
 	byRows layout = "Rows"
 	byCols layout = "Cols"
+	// byRowsMax is byRows with the maxima of the columns taken while sums are in registers, instead of added to c.
+	byRowsMax layout = "RowsMax"
+	// byPanels is byCols with columns panelStep numbers apart, and another panel for every tile.
+	byPanels layout = "Panels"
 )
+
+const panelStep = 8 // kernel.panelStep
 
 // gemm prints a product of tiles of rows × vecs vectors, one below the other. Going from tile to tile here rather than
 // by calls lets the processor run into the next one while the last ends: 0.97 of the multiply-adds' peak against
-// 0.90. The inner loop is unrolled so that few scalar additions compete with the multiply-adds for their ports; one
-// layout of a each keeps every address within a base, an index and a constant. With pairs, elements of a and b are
-// pairs of bfloat16s, and their dot product takes the place of the multiply-add.
+// 0.90. The inner loop is unrolled so that few scalar additions compete with the multiply-adds for their ports, but no
+// further than processors keep loops decoded: 24 multiply-adds are enough. One layout of a each keeps every address within
+// a base, an index and a constant. With pairs, elements of a and b are pairs of bfloat16s, and their dot product takes
+// the place of the multiply-add.
 func (p x86) gemm(rows, vecs int, lay layout, pairs bool) {
-	const unroll = 4
-	// Few rows come from memory, which is slower than their products, and are asked for far ahead: of a by rows, what lies
-	// two tiles on, as many lines as there are rows in the steps that take a line of each; of b, the row 16 on.
-	ahead := p.wide() && !pairs && (lay == byRows && vecs == 1 && rows >= 8 || lay == byCols && vecs > 1 && rows <= 4)
+	unroll := 4
+	if rows*vecs >= 24 && !pairs {
+		unroll = 1
+	}
+	// What memory or the second-level cache bring is asked for ahead: of a by rows, what lies two tiles on, as many lines
+	// as there are rows in the steps that take a line of each; of b, where rows are few, the row 16 on.
+	withMax := lay == byRowsMax
+	if withMax {
+		lay = byRows
+	}
+	ahead := p.wide() && !pairs && (lay == byRows && rows >= 8 || lay == byCols && vecs > 1 && rows <= 4)
 	name := "gemm"
 	if pairs {
 		name = "dot"
 	}
-	p.text(fmt.Sprintf("%s%dx%d%s%s", name, rows, vecs*p.lanes, lay, p.name),
-		"tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool", 65)
+	args, size := "tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool", 65
+	if lay == byPanels {
+		args, size = args+", next *float32, step uintptr", 88
+	}
+	if withMax {
+		name, args, size = "gemmMax", strings.Replace(args, "add bool", "most *float32", 1), 72
+	}
+	p.text(fmt.Sprintf("%s%dx%d%s%s", name, rows, vecs*p.lanes, lay, p.name), args, size)
 	p.f("\tMOVQ tiles+0(FP), DI\n\tMOVQ a+16(FP), R14\n\tMOVQ lda+24(FP), R9\n\tMOVQ ldb+40(FP), R12")
 	p.f("\tMOVQ c+48(FP), R13\n\tMOVQ ldc+56(FP), SI\n\tLEAQ (R12)(R12*2), R10")
 
 	acc := func(i, j int) int { return i*vecs + j }
 	free := rows * vecs // first register after the accumulators
+	most := func(j int) string { return p.v(free + vecs + 2 + j) }
+	if withMax {
+		p.f("\tMOVQ most+64(FP), DX")
+		for j := range vecs {
+			p.f("\tVMOVUPS %d(DX), %s", j*p.lanes*4, most(j))
+		}
+	}
 	nth := func(base, stride, triple string, u int) string {
 		return []string{"(" + base + ")", "(" + base + ")(" + stride + "*1)", "(" + base + ")(" + stride + "*2)", "(" + base + ")(" + triple + "*1)"}[u]
 	}
@@ -165,10 +205,20 @@ func (p x86) gemm(rows, vecs int, lay layout, pairs bool) {
 		next = func() { p.f("\tADDQ $%d, R14", 4*rows) }
 		at = func(i, u int) string { return fmt.Sprint(4*i) + nth("R8", "R9", "BX", u) }
 		advance = func(n int) { p.f("\tLEAQ (R8)(R9*%d), R8", n) }
+	case byPanels:
+		p.f("\tMOVQ next+72(FP), DX\n\tMOVQ step+80(FP), R15")
+		begin = func() { p.f("\tMOVQ R14, R8") }
+		next = func() { p.f("\tADDQ R9, R14") }
+		at = func(i, u int) string { return fmt.Sprintf("%d(R8)", 4*(i+u*panelStep)) }
+		advance = func(n int) { p.f("\tADDQ $%d, R8", 4*panelStep*n) }
 	}
 	// step prints the multiply-adds of the u-th of the next k's.
 	step := func(u int) {
 		switch {
+		case lay == byPanels && u == 0:
+			p.f("\tPREFETCHT1 (DX)\n\tLEAQ (DX)(R15*%d), DX", unroll)
+		case ahead && lay == byRows && unroll == 1: // each line twice, or oftener
+			p.f("\tPREFETCHT0 (R15)\n\tADDQ $%d, R15", 4*rows)
 		case ahead && lay == byRows:
 			for i := range rows / unroll {
 				if (u*(rows/unroll)+i)%unroll == 0 {
@@ -208,36 +258,53 @@ func (p x86) gemm(rows, vecs int, lay layout, pairs bool) {
 	for r := range rows * vecs {
 		p.f("\tVXORPS %[1]s, %[1]s, %[1]s", p.v(r))
 	}
-	p.f("\tSUBQ $%d, AX\n\tJLT few\n\tPCALIGN $64\n\nloop:", unroll)
+	if unroll > 1 {
+		p.f("\tSUBQ $%d, AX\n\tJLT few", unroll)
+	}
+	p.f("\tPCALIGN $64\n\nloop:")
 	for u := range unroll {
 		step(u)
 	}
 	advance(unroll)
-	p.f("\tLEAQ (R11)(R12*%d), R11\n\tSUBQ $%d, AX\n\tJGE loop", unroll, unroll)
-	p.f("\nfew:\n\tADDQ $%d, AX\n\tJZ done\n\none:", unroll)
-	step(0)
-	advance(1)
-	p.f("\tADDQ R12, R11\n\tDECQ AX\n\tJNZ one\n\ndone:")
-
-	p.f("\tCMPB add+64(FP), $0\n\tJEQ store")
-	for i := range rows {
-		for j := range vecs {
-			p.f("\tVADDPS %d(R13), %[2]s, %[2]s\n\tVMOVUPS %[2]s, %[1]d(R13)", j*p.lanes*4, p.v(acc(i, j)))
-		}
-		p.f("\tADDQ SI, R13")
+	if unroll > 1 {
+		p.f("\tLEAQ (R11)(R12*%d), R11\n\tSUBQ $%d, AX\n\tJGE loop", unroll, unroll)
+		p.f("\nfew:\n\tADDQ $%d, AX\n\tJZ done\n\none:", unroll)
+		step(0)
+		advance(1)
+		p.f("\tADDQ R12, R11\n\tDECQ AX\n\tJNZ one\n\ndone:")
+	} else {
+		p.f("\tADDQ R12, R11\n\tDECQ AX\n\tJNZ loop")
 	}
-	next()
-	p.f("\tDECQ DI\n\tJNZ tile")
-	p.ret()
-	p.f("\nstore:")
+
+	if !withMax {
+		p.f("\tCMPB add+64(FP), $0\n\tJEQ store")
+		for i := range rows {
+			for j := range vecs {
+				p.f("\tVADDPS %d(R13), %[2]s, %[2]s\n\tVMOVUPS %[2]s, %[1]d(R13)", j*p.lanes*4, p.v(acc(i, j)))
+			}
+			p.f("\tADDQ SI, R13")
+		}
+		next()
+		p.f("\tDECQ DI\n\tJNZ tile")
+		p.ret()
+		p.f("\nstore:")
+	}
 	for i := range rows {
 		for j := range vecs {
 			p.f("\tVMOVUPS %s, %d(R13)", p.v(acc(i, j)), j*p.lanes*4)
+			if withMax { // a NaN leaves the maximum, the second source
+				p.f("\tVMAXPS %[1]s, %[2]s, %[1]s", most(j), p.v(acc(i, j)))
+			}
 		}
 		p.f("\tADDQ SI, R13")
 	}
 	next()
 	p.f("\tDECQ DI\n\tJNZ tile")
+	if withMax {
+		for j := range vecs {
+			p.f("\tVMOVUPS %s, %d(DX)", most(j), j*p.lanes*4)
+		}
+	}
 	p.ret()
 }
 
@@ -313,7 +380,7 @@ func (p x86) exp(pairs bool) {
 	const low, scale = 15, 14                     // the lowest exponent, the factor
 	c := func(i int) string { return p.v(7 + i) } // coefficients, highest power first
 	p.f("\tMOVQ m+40(FP), DX\n\tMOVQ l+48(FP), BX")
-	for i := range 7 {
+	for i := range expTerms {
 		p.f("\tVBROADCASTSS ·expCoef+%d(SB), %s", 4*i, c(i))
 	}
 	p.f("\tVBROADCASTSS ·expLow+0(SB), %s\n\tVBROADCASTSS scale+32(FP), %s", p.v(low), p.v(scale))
@@ -329,7 +396,7 @@ func (p x86) exp(pairs bool) {
 		if p.wide() {
 			p.f("\tVREDUCEPS $9, %s, %s", x, f) // x − ⌊x⌋
 			p.f("\tVMOVAPS %s, %s", c(0), e)
-			for i := 1; i < 7; i++ {
+			for i := 1; i < expTerms; i++ {
 				p.f("\tVFMADD213PS %s, %s, %s", c(i), f, e)
 			}
 			p.f("\tVCMPPS $5, %s, %s, K1\n\tVSCALEFPS.Z %s, %s, K1, %s", p.v(low), x, x, e, e)
@@ -337,7 +404,7 @@ func (p x86) exp(pairs bool) {
 		}
 		// ⌊x⌋ goes to the exponent. Registers are short: it is found again for that.
 		p.f("\tVROUNDPS $9, %[1]s, %[2]s\n\tVSUBPS %[2]s, %[1]s, %[2]s\n\tVMOVAPS %[3]s, %[4]s", x, f, c(0), e)
-		for i := 1; i < 7; i++ {
+		for i := 1; i < expTerms; i++ {
 			p.f("\tVFMADD213PS %s, %s, %s", c(i), f, e)
 		}
 		p.f("\tVSUBPS %[2]s, %[1]s, %[2]s\n\tVCVTPS2DQ %[2]s, %[2]s\n\tVPSLLD $23, %[2]s, %[2]s\n\tVPADDD %[2]s, %[3]s, %[3]s", x, f, e)
@@ -513,6 +580,22 @@ func (p x86) transpose() {
 	p.f("\none:\n\tMOVQ SI, BX\n\tXORL CX, CX\n\nelement:\n\tMOVL (BX), DX\n\tMOVL DX, (DI)(CX*4)\n\tADDQ R8, BX\n\tINCQ CX\n\tCMPQ CX, $%d\n\tJLT element", columns)
 	p.f("\tADDQ $4, SI\n\tADDQ R9, DI\n\tDECQ AX\n\tJNZ one\n\ndone:")
 	p.ret()
+}
+
+// panels copies eight columns to a panel, though the next one may begin with some of them, and eight rows to each panel
+// before the next, so that whole lines are written. The last columns are read through a mask, for nothing need follow them.
+func (p x86) panels() {
+	p.text("panels"+p.name, "rows, cols, step int, src *float32, lds uintptr, dst *float32, ldd uintptr", 56)
+	p.f("\tMOVQ rows+0(FP), AX\n\tMOVQ step+16(FP), R10\n\tMOVQ src+24(FP), DI\n\tMOVQ lds+32(FP), R8\n\tMOVQ dst+40(FP), R12\n\tMOVQ ldd+48(FP), R9")
+	p.f("\tLEAQ ·firstLanes+0(SB), R11")
+	p.f("\nrows8:\n\tMOVQ $8, R15\n\tCMPQ AX, R15\n\tCMOVQLT AX, R15\n\tMOVQ cols+8(FP), CX\n\tMOVQ DI, SI\n\tMOVQ R12, R13")
+	p.f("\npanel:\n\tMOVQ SI, BX\n\tMOVQ R13, DX\n\tMOVQ R15, R14\n\tCMPQ CX, $8\n\tJLT few")
+	p.f("\nwhole:\n\tVMOVUPS (BX), Y0\n\tVMOVUPS Y0, (DX)\n\tADDQ R8, BX\n\tADDQ $%d, DX\n\tDECQ R14\n\tJNZ whole", 4*panelStep)
+	p.f("\nnext:\n\tLEAQ (SI)(R10*4), SI\n\tADDQ R9, R13\n\tSUBQ R10, CX\n\tJGT panel")
+	p.f("\tMOVQ R8, BX\n\tSHLQ $3, BX\n\tADDQ BX, DI\n\tADDQ $%d, R12\n\tSUBQ $8, AX\n\tJGT rows8", 8*4*panelStep)
+	p.ret()
+	p.f("\nfew:\n\tMOVQ R11, SI\n\tSHLQ $2, CX\n\tSUBQ CX, SI\n\tSHRQ $2, CX\n\tVMOVUPS 32(SI), Y1\n\tMOVQ BX, SI")
+	p.f("\npart:\n\tVMASKMOVPS (BX), Y1, Y0\n\tVMOVUPS Y0, (DX)\n\tADDQ R8, BX\n\tADDQ $%d, DX\n\tDECQ R14\n\tJNZ part\n\tJMP next", 4*panelStep)
 }
 
 // unordered prints BX = the lanes of x that are NaN, which spoils x.

@@ -260,7 +260,7 @@ func (p neon) expSum() {
 	const x, f, e, t, m, l, low, factors = 0, 4, 8, 12, 16, 20, 30, 31
 	c := func(i int) int { return 23 + i } // coefficients after the first, highest power first
 	p.f("\tMOVD m+40(FP), R6\n\tMOVD l+48(FP), R7")
-	for i := 1; i < 7; i++ {
+	for i := 1; i < expTerms; i++ {
 		p.spread(fmt.Sprintf("·expCoef+%d(SB)", 4*i), c(i))
 	}
 	p.spread("·expLow+0(SB)", low)
@@ -284,7 +284,7 @@ func (p neon) expSum() {
 		each(func(j int) { p.copy(c(1), e+j) })
 		each(func(j int) { p.op("FMLA", e+j, f+j, factors, 1) })
 		from, to := e, t
-		for i := 2; i < 7; i++ {
+		for i := 2; i < expTerms; i++ {
 			each(func(j int) { p.copy(c(i), to+j) })
 			each(func(j int) { p.f("\tVFMLA V%d.S4, V%d.S4, V%d.S4", f+j, from+j, to+j) })
 			from, to = to, from

@@ -11,7 +11,10 @@ import (
 	"os"
 )
 
-const columns = 16 // kernel.Lanes
+const (
+	columns  = 16 // kernel.Lanes
+	expTerms = 6  // of kernel.expCoef
+)
 
 // A printer collects the assembly of one architecture and the declarations of its functions.
 type printer struct {
