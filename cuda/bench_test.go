@@ -29,7 +29,7 @@ func fill(x []uint16, seed uint64) {
 }
 
 // Benchmark measures on the device's clock: causal prefill, 32 query heads over 8 KV heads, dim 128, bfloat16, and a theta
-// that keeps 10 % of the candidates of such inputs. ms are medians, of the whole and of stages; TFLOP/s are of operations done.
+// that keeps 10 % of the candidates of such inputs, or all. ms are medians, of the whole and of stages; TFLOP/s are of operations done.
 func Benchmark(b *testing.B) {
 	d := device(b)
 	b.Log(d)
@@ -40,10 +40,12 @@ func Benchmark(b *testing.B) {
 		s := anchor.Sequence{O: anchor.FromFloat32(o, heads, n, dim)}
 		params := anchor.DefaultParams()
 		params.Theta = 2.757
+		everything := params
+		everything.Theta = math.Inf(1)
 		for _, c := range []struct {
 			name    string
 			planner anchor.Planner
-		}{{"dense", anchor.Dense()}, {"anchor", anchor.AnchorAttention(params)}} {
+		}{{"dense", anchor.Dense()}, {"anchor", anchor.AnchorAttention(params)}, {"all", anchor.AnchorAttention(everything)}} {
 			b.Run(fmt.Sprintf("%s/%d", c.name, n), func(b *testing.B) {
 				if q == nil {
 					q, k, v = make([]uint16, heads*n*dim), make([]uint16, kvHeads*n*dim), make([]uint16, kvHeads*n*dim)
@@ -72,6 +74,61 @@ func Benchmark(b *testing.B) {
 					b.ReportMetric(100*res.Density(), "%dense")
 				}
 			})
+		}
+	}
+}
+
+// Half a million tokens, at which offsets need more than 32 bits: some rows against attention by the definition.
+func TestLong(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes 20 GB of memory")
+	}
+	d := device(t)
+	const heads, kvHeads, dim, n = 32, 8, 128, 1<<19 + 77
+	q, k, v := make([]uint16, heads*n*dim), make([]uint16, kvHeads*n*dim), make([]uint16, kvHeads*n*dim)
+	fill(q, 1)
+	fill(k, 2)
+	fill(v, 3)
+	o := make([]float32, heads*n*dim)
+	s := anchor.Sequence{Q: anchor.FromBFloat16(q, heads, n, dim), K: anchor.FromBFloat16(k, kvHeads, n, dim), V: anchor.FromBFloat16(v, kvHeads, n, dim), O: anchor.FromFloat32(o, heads, n, dim)}
+	params := anchor.DefaultParams()
+	params.Theta = math.Inf(1)
+	for _, planner := range []anchor.Planner{anchor.Dense(), anchor.AnchorAttention(params)} {
+		for i := range o {
+			o[i] = float32(math.NaN())
+		}
+		res := mustAttend(t, anchor.Options{Planner: planner, Engine: d}, s)
+		t.Log(planner.Name(), res.StageSeconds())
+		if res.NonFiniteRows != 0 || res.Density() != 1 {
+			t.Errorf("%s: rows not finite: %d, density %v", planner.Name(), res.NonFiniteRows, res.Density())
+		}
+		for _, h := range []int{0, 17, heads - 1} {
+			for _, row := range []int{0, 4097, n / 2, n - 200, n - 1} {
+				at := (h*n + row) * dim
+				query := widen(q[at:at+dim], anchor.BFloat16)
+				head := h * kvHeads / heads * n * dim
+				var sum float64
+				want := make([]float64, dim)
+				for j := range row + 1 {
+					key, value := widen(k[head+j*dim:][:dim], anchor.BFloat16), v[head+j*dim:][:dim]
+					var logit float64
+					for i, x := range query {
+						logit += float64(x) * float64(key[i])
+					}
+					w := math.Exp(logit / math.Sqrt(dim))
+					sum += w
+					for i, x := range widen(value, anchor.BFloat16) {
+						want[i] += w * float64(x)
+					}
+				}
+				whole := make([]float32, dim)
+				for i := range whole {
+					whole[i] = float32(want[i] / sum)
+				}
+				if x := distance(o[at:at+dim], whole); x > 1e-2 {
+					t.Errorf("%s: head %d, row %d differs by %g", planner.Name(), h, row, x)
+				}
+			}
 		}
 	}
 }
