@@ -41,6 +41,9 @@ func Calibrate(ctx context.Context, opt Options, p Params, target float64, seqs 
 		if err != nil {
 			return p, err
 		}
+		if res.NonFiniteRows > 0 {
+			return p, fmt.Errorf("anchor: %d rows of the outputs are not finite, and have no recall; want finite inputs", res.NonFiniteRows)
+		}
 		for h := range heads {
 			if res.Heads[h].Recall.Mean >= target {
 				high[h] = p.HeadTheta[h]

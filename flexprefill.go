@@ -8,6 +8,10 @@ import (
 // FlexPrefillParams are the parameters of FlexPrefill (Lai et al., "FlexPrefill: A Context-Aware Sparse Attention
 // Mechanism for Efficient Long-Sequence Inference", ICLR 2025, arXiv 2502.20766), block by block of 128 rows and keys.
 //
+// What follows is what the published code does, block by block, where the paper speaks of single lines; its blocks are kept
+// up to the one that crosses Gamma, that one included. Query-aware heads take memory that grows with the square of the
+// number of blocks: 4 MiB of scores each at 131,072 tokens.
+//
 // P being the softmax of the last block's queries over all keys, summed by blocks and averaged over the rows, and E the
 // softmax of these queries' mean over the means of the blocks' keys, a head with √JSD(E, P) < Tau is query-aware,
 // any other vertical-slash.

@@ -12,9 +12,9 @@ type Method struct {
 	Name   string
 	Knob   string  // what is turned, such as "theta"; empty if there is nothing to turn
 	Value  float64 // as published, or as we would set it
-	Always string  // keys that are attended to whatever is found, beside the tail
 	Source string  // where the method is described
 
+	always      func(p Params) string
 	least, most float64
 	scale       scale
 	planner     func(p Params, value float64) Planner
@@ -33,6 +33,24 @@ const (
 // Planner returns the method's planner with its knob at value. Of p it takes what it has in common with AnchorAttention:
 // the tail, and for a method of that family everything but what the knob turns.
 func (m Method) Planner(p Params, value float64) Planner { return m.planner(p, value) }
+
+// Always says which keys the method attends to whatever it finds, beside the tail.
+func (m Method) Always(p Params) string { return m.always(p) }
+
+// Check reports a value that the knob cannot have.
+func (m Method) Check(value float64) error {
+	switch {
+	case m.Knob == "":
+		return fmt.Errorf("%s has no knob; want none", m.Name)
+	case m.scale == byFactors && !(value >= 0 && value <= maxPosition && value == math.Trunc(value)):
+		return fmt.Errorf("%s of %s is %v; want a whole number 0 … %d", m.Knob, m.Name, value, maxPosition)
+	case m.scale == byNines && !(value >= 0 && value <= 1):
+		return fmt.Errorf("%s of %s is %v; want 0 … 1", m.Knob, m.Name, value)
+	case math.IsNaN(value):
+		return fmt.Errorf("%s of %s is NaN; want a number or ±Inf", m.Knob, m.Name)
+	}
+	return nil
+}
 
 // Plain reports whether the planner is all there is to the method.
 func (m Method) Plain() bool { return m.more == nil }
@@ -80,17 +98,24 @@ func (m Method) Position(value float64, keys int) float64 {
 	return min(max(x, 0), 1)
 }
 
-const (
-	anchorWindow = "first 128, group and 128 before"
-	anchorPaper  = "arXiv 2505.23520"
-)
+const anchorPaper = "arXiv 2505.23520"
+
+func anchorWindow(p Params) string {
+	return fmt.Sprintf("first %d, group of %d and %d before", p.Init, p.group(), p.Local)
+}
+
+func tileWindow(rows int) func(p Params) string {
+	return func(p Params) string { return fmt.Sprintf("first %d, tile of %d and %d before", p.Init, rows, p.Local) }
+}
+
+func fixed(text string) func(Params) string { return func(Params) string { return text } }
 
 // refinedMethod returns a method that is AnchorAttention with something added.
 func refinedMethod(name, source string, add func(p *Params)) Method {
 	return Method{
-		Name: name, Knob: "theta", Value: 12, least: -10, most: 30, Always: anchorWindow, Source: "Anchor: " + source,
+		Name: name, Knob: "theta", Value: 12, least: -10, most: 30, always: anchorWindow, Source: "Anchor: " + source,
 		planner: func(p Params, theta float64) Planner {
-			p.Theta = theta
+			p.Theta, p.HeadTheta = theta, nil
 			add(&p)
 			return anchorAttention{Params: p, name: name}
 		},
@@ -99,7 +124,7 @@ func refinedMethod(name, source string, add func(p *Params)) Method {
 
 func xMethod(name string, stride int) Method {
 	return Method{
-		Name: name, Knob: "threshold", Value: 0.9, scale: byNines, Always: "first block and own of 128",
+		Name: name, Knob: "threshold", Value: 0.9, scale: byNines, always: fixed("first block and own of 128"),
 		Source: fmt.Sprintf("arXiv 2503.16428, stride %d", stride),
 		planner: func(p Params, threshold float64) Planner {
 			return XAttention(XAttentionParams{Stride: stride, Threshold: threshold, Tail: p.Tail})
@@ -109,7 +134,7 @@ func xMethod(name string, stride int) Method {
 
 func vecMethod(name string, rows int) Method {
 	return Method{
-		Name: name, Knob: "gap", Value: 7, least: -1, most: 30, Always: "first 128, tile and 128 before",
+		Name: name, Knob: "gap", Value: 7, least: -1, most: 30, always: tileWindow(rows),
 		Source: fmt.Sprintf("arXiv 2603.29494, tiles of %d", rows),
 		planner: func(p Params, gap float64) Planner {
 			return VecAttention(VecAttentionParams{Rows: rows, Gap: gap, Init: p.Init, Local: p.Local, Tail: p.Tail})
@@ -120,7 +145,7 @@ func vecMethod(name string, rows int) Method {
 // PatternTable returns MInference with a pattern for each head, such as ReadPatterns gives, as a method with nothing to turn.
 func PatternTable(heads []Pattern) Method {
 	return Method{
-		Name: "minference-table", Always: "as each head's pattern says", Source: "arXiv 2407.02490",
+		Name: "minference-table", always: fixed("as each head's pattern says"), Source: "arXiv 2407.02490",
 		planner: func(p Params, _ float64) Planner {
 			m := DefaultMInferenceParams()
 			m.Heads, m.Tail = heads, p.Tail
@@ -131,27 +156,24 @@ func PatternTable(heads []Pattern) Method {
 
 // catalog is all there are. Knobs without a most go up to the number of keys.
 var catalog = []Method{
-	{Name: "dense", Always: "all", planner: func(Params, float64) Planner { return Dense() }},
-	{Name: "anchor", Knob: "theta", Value: 12, least: -10, most: 30, Always: anchorWindow, Source: anchorPaper,
-		planner: func(p Params, theta float64) Planner { p.Theta = theta; return AnchorAttention(p) }},
-	{Name: "auto", Knob: "theta", Value: 12, least: -10, most: 30, Always: anchorWindow, Source: "Anchor",
-		planner: func(p Params, theta float64) Planner { p.Theta = theta; return Auto(p) }},
+	{Name: "dense", always: fixed("all"), planner: func(Params, float64) Planner { return Dense() }},
+	{Name: "anchor", Knob: "theta", Value: 12, least: -10, most: 30, always: anchorWindow, Source: anchorPaper,
+		planner: func(p Params, theta float64) Planner { p.Theta, p.HeadTheta = theta, nil; return AnchorAttention(p) }},
+	{Name: "auto", Knob: "theta", Value: 12, least: -10, most: 30, always: anchorWindow, Source: "Anchor",
+		planner: func(p Params, theta float64) Planner { p.Theta, p.HeadTheta = theta, nil; return Auto(p) }},
 	refinedMethod("anchor-pool", "means of a quarter of the rows", func(p *Params) {
 		if p.Block%4 == 0 {
 			p.Pool = p.Block / 4
 		}
 	}),
 	refinedMethod("anchor-spikes", "4 outlying rows of a block", func(p *Params) { p.Spikes = min(4, p.Block) }),
-	{Name: "anchor-guard", Knob: "target", Value: 0.95, scale: byNines, Always: anchorWindow, Source: "Anchor: from theta 6, heads below the target again",
-		planner: func(p Params, _ float64) Planner {
-			p.Theta = 6
-			return anchorAttention{Params: p, name: "anchor-guard"}
-		},
+	{Name: "anchor-guard", Knob: "target", Value: 0.95, scale: byNines, always: anchorWindow, Source: "Anchor: heads below the target again, by 32 audited rows",
+		planner: func(p Params, _ float64) Planner { return anchorAttention{Params: p, name: "anchor-guard"} },
 		more: func(_ context.Context, opt *Options, _ Params, target float64, _ []Sequence) error {
 			opt.TargetRecall, opt.AuditRows = target, max(opt.AuditRows, 32)
 			return nil
 		}},
-	{Name: "anchor-heads", Knob: "target", Value: 0.95, scale: byNines, Always: anchorWindow, Source: "Anchor: theta calibrated by head",
+	{Name: "anchor-heads", Knob: "target", Value: 0.95, scale: byNines, always: anchorWindow, Source: "Anchor: theta calibrated by head, on the same inputs and not timed",
 		planner: func(p Params, _ float64) Planner { return anchorAttention{Params: p, name: "anchor-heads"} },
 		more: func(ctx context.Context, opt *Options, p Params, target float64, seqs []Sequence) error {
 			run := *opt
@@ -160,37 +182,37 @@ var catalog = []Method{
 			opt.Planner = anchorAttention{Params: p, name: "anchor-heads"}
 			return err
 		}},
-	{Name: "anchor-score", Knob: "theta", Value: 0, least: -40, most: 40, Always: anchorWindow, Source: anchorPaper + ", without anchor",
+	{Name: "anchor-score", Knob: "theta", Value: 0, least: -40, most: 40, always: anchorWindow, Source: anchorPaper + ", without anchor",
 		planner: func(p Params, theta float64) Planner {
-			p.Theta = theta
+			p.Theta, p.HeadTheta = theta, nil
 			return Ablation(AblationParams{Params: p, Choice: ByScore})
 		}},
-	{Name: "anchor-block", Knob: "theta", Value: 12, least: -10, most: 40, Always: anchorWindow, Source: anchorPaper + ", blocks for stripes",
+	{Name: "anchor-block", Knob: "theta", Value: 12, least: -10, most: 40, always: anchorWindow, Source: anchorPaper + ", blocks for stripes",
 		planner: func(p Params, theta float64) Planner {
-			p.Theta = theta
+			p.Theta, p.HeadTheta = theta, nil
 			return Ablation(AblationParams{Params: p, Choice: ByBlock})
 		}},
-	{Name: "anchor-topk", Knob: "keys", Value: 1024, least: 1, scale: byFactors, Always: anchorWindow, Source: anchorPaper + ", top-k for difference",
+	{Name: "anchor-topk", Knob: "keys", Value: 1024, least: 1, scale: byFactors, always: anchorWindow, Source: anchorPaper + ", top-k for difference",
 		planner: func(p Params, keys float64) Planner {
 			return Ablation(AblationParams{Params: p, Choice: ByCount, Keys: int(keys)})
 		}},
-	{Name: "anchor-mass", Knob: "mass", Value: 0.95, scale: byNines, Always: anchorWindow, Source: anchorPaper + ", cumulative mass for difference",
+	{Name: "anchor-mass", Knob: "mass", Value: 0.95, scale: byNines, always: anchorWindow, Source: anchorPaper + ", cumulative mass for difference",
 		planner: func(p Params, mass float64) Planner {
 			return Ablation(AblationParams{Params: p, Choice: ByMass, Mass: mass})
 		}},
-	{Name: "streaming", Knob: "window", Value: 8192, least: 8, scale: byFactors, Always: "first window/8, last window", Source: "arXiv 2309.17453",
+	{Name: "streaming", Knob: "window", Value: 8192, least: 8, scale: byFactors, always: fixed("first window/8, last window"), Source: "arXiv 2309.17453",
 		planner: func(p Params, window float64) Planner {
 			return StreamingLLM(StreamingParams{Sink: int(window / 8), Window: int(window), Tail: p.Tail})
 		}},
-	{Name: "minference", Knob: "slash", Value: 8192, least: 8, scale: byFactors, Always: "first 30, last 100", Source: "arXiv 2407.02490, slash/8 columns",
+	{Name: "minference", Knob: "slash", Value: 8192, least: 8, scale: byFactors, always: fixed("first 30, last 100"), Source: "arXiv 2407.02490, slash/8 columns",
 		planner: func(p Params, slash float64) Planner {
 			return MInference(MInferenceParams{Pattern: Pattern{Kind: VerticalSlash, Vertical: int(slash / 8), Slash: int(slash)}, Tail: p.Tail})
 		}},
-	{Name: "block-topk", Knob: "blocks", Value: minferenceBlocks, least: 1, scale: byFactors, Always: "own block of 64", Source: "arXiv 2407.02490, block-sparse",
+	{Name: "block-topk", Knob: "blocks", Value: minferenceBlocks, least: 1, scale: byFactors, always: fixed("own block of 64"), Source: "arXiv 2407.02490, block-sparse",
 		planner: func(p Params, blocks float64) Planner {
 			return MInference(MInferenceParams{Pattern: Pattern{Kind: BlockSparse, Blocks: int(blocks)}, Tail: p.Tail})
 		}},
-	{Name: "flexprefill", Knob: "gamma", Value: 0.95, scale: byNines, Always: "first block and own of 128", Source: "arXiv 2502.20766",
+	{Name: "flexprefill", Knob: "gamma", Value: 0.95, scale: byNines, always: fixed("first block and own of 128"), Source: "arXiv 2502.20766",
 		planner: func(p Params, gamma float64) Planner {
 			f := DefaultFlexPrefillParams()
 			f.Gamma, f.Tail = gamma, p.Tail
@@ -200,7 +222,7 @@ var catalog = []Method{
 	xMethod("xattention-16", 16),
 	vecMethod("vecattention", 128),
 	vecMethod("vecattention-64", 64),
-	{Name: "oracle", Knob: "mass", Value: 0.95, scale: byNines, Always: "own group of 2048", Source: "the bound for groups of 2048",
+	{Name: "oracle", Knob: "mass", Value: 0.95, scale: byNines, always: func(p Params) string { return fmt.Sprintf("own group of %d", p.group()) }, Source: "the bound where a group keeps its own keys",
 		planner: func(p Params, mass float64) Planner {
 			return Oracle(OracleParams{Rows: p.group(), Mass: mass, Tail: p.Tail})
 		}},

@@ -41,8 +41,9 @@ type Refinements struct {
 	// their own: a key that matters to one row is not diluted at all. It costs as much as a pool for each. At most all rows
 	// but one.
 	Spikes int `json:"spikes,omitempty"`
-	// MaxDensity bounds the density of each head in each group, window included: of more stripes those that score nearest
-	// to the anchor, or above it, are kept. The window is always kept, and the tail dense. 0 is no bound; at most 1.
+	// MaxDensity bounds the density of each head in each group of rows: of more stripes than the window leaves room for, those
+	// that score nearest to the anchor, or above it, are kept. A window that is denser by itself, as in the first
+	// groups, is kept whole, and the tail is dense. It bounds what a flat head costs; it does not help recall. 0 is no bound; at most 1.
 	MaxDensity float64 `json:"max_density,omitempty"`
 	// HeadTheta is Theta for each query head, when not empty.
 	HeadTheta Thetas `json:"head_theta,omitempty"`

@@ -3,7 +3,8 @@ package anchor
 import "fmt"
 
 // StreamingParams are the parameters of StreamingLLM (Xiao et al., "Efficient Streaming Language Models with Attention
-// Sinks", ICLR 2024, arXiv 2309.17453): a row at position p attends to the keys j < Sink and to p − Window < j ≤ p.
+// Sinks", ICLR 2024, arXiv 2309.17453), as papers on sparse prefill use it: a row at position p attends to the keys j < Sink and to
+// p − Window < j ≤ p. The method itself is one of decoding: it has 4 sinks, and counts positions inside the cache.
 type StreamingParams struct {
 	Sink   int // first keys, ≥ 0
 	Window int // last keys, the row's own among them, ≥ 1

@@ -42,7 +42,7 @@ type CompareInput struct {
 	Seed    uint64
 	Tokens  int     // for progress
 	Density float64 // that each method is turned to stay within; 0 means none
-	// Load makes the sequence, whose outputs are overwritten, and tells the kinds of its heads, if they have such.
+	// Load makes the sequence, whose outputs are not used, and tells the kinds of its heads, if they have such.
 	Load func() (seq anchor.Sequence, kind func(head int) string, err error)
 }
 
@@ -63,7 +63,7 @@ func WorkloadInput(name string, seed uint64, heads, kvHeads, tokens, dim int, dt
 			if err != nil {
 				return anchor.Sequence{}, nil, fmt.Errorf("bench: %w", err)
 			}
-			return sequence(dtype, data, s, tokens, make([]float32, heads*tokens*dim)), w.Kind, nil
+			return sequence(dtype, data, s, tokens, nil), w.Kind, nil
 		},
 	}, nil
 }
@@ -121,6 +121,9 @@ func Compare(ctx context.Context, c CompareConfig) (*report.Comparison, error) {
 		x := comparer{CompareConfig: &c, input: &out.Inputs[len(out.Inputs)-1], seq: seq, kind: kind, density: in.Density, progress: &p}
 		x.step = float64(in.Tokens) * float64(in.Tokens)
 		if out.ISA, err = x.compare(ctx); err != nil {
+			if x.input.DenseSeconds == 0 {
+				out.Inputs = out.Inputs[:len(out.Inputs)-1]
+			}
 			return out, err
 		}
 	}
@@ -128,11 +131,11 @@ func Compare(ctx context.Context, c CompareConfig) (*report.Comparison, error) {
 }
 
 // searchSteps is how many settings are tried at most between two that lie on either side of a goal.
-const searchSteps = 6
+const searchSteps = 12
 
 // steps is about how many runs an input takes, dense attention's being one.
 func (c *CompareConfig) steps() float64 {
-	return 1 + float64(c.Runs) + float64(len(c.Methods))*float64(c.Points+1+searchSteps+2*c.Runs)/3
+	return 1 + float64(c.Runs) + float64(len(c.Methods))*float64(c.Points+8+2*c.Runs)/3
 }
 
 // A comparer compares methods on one input.
@@ -153,7 +156,7 @@ type comparer struct {
 
 // A setting of a knob, and what came of it.
 type setting struct {
-	position float64
+	position float64 // of the knob
 	opt      anchor.Options
 	point    report.Point
 	index    int // among the input's points, of one that should reach a goal
@@ -170,7 +173,7 @@ func (x *comparer) compare(ctx context.Context) (isa string, err error) {
 	isa, x.input.DenseSeconds = res.ISA, res.Seconds
 	masses := []float64{0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999}
 	opt.AuditRows, opt.Progress = x.Rows, nil
-	bounds, err := anchor.RowOracle(ctx, opt, masses, x.seq)
+	bounds, err := anchor.RowOracle(ctx, opt, masses, x.out.seq)
 	if err != nil {
 		return isa, err
 	}
@@ -231,29 +234,28 @@ func (x *comparer) rounds(ctx context.Context) error {
 func (x *comparer) method(ctx context.Context, m anchor.Method) error {
 	first := len(x.input.Points)
 	x.done = nil
-	positions := []float64{0}
-	if m.Knob != "" {
-		positions = []float64{m.Position(m.Value, x.input.Tokens)}
-		for i := range x.Points {
-			positions = append(positions, (float64(i)+0.5)/float64(x.Points))
-		}
+	sort := func() {
+		slices.SortStableFunc(x.input.Points[first:], func(a, b report.Point) int { return cmp.Compare(a.Density, b.Density) })
 	}
-	slices.Sort(positions)
-	for i, p := range positions {
-		if i > 0 && p == positions[i-1] {
-			continue
+	defer func() { // what is there when ctx ends
+		if ctx.Err() != nil {
+			sort()
 		}
-		if err := x.try(ctx, m, p); err != nil {
+	}()
+	if err := x.try(ctx, m, m.Position(m.Value, x.input.Tokens), m.Value, true); err != nil {
+		return err
+	}
+	for i := range x.Points {
+		if m.Knob == "" {
+			break
+		}
+		position := (float64(i) + 0.5) / float64(x.Points)
+		if err := x.try(ctx, m, position, m.Turn(position, x.input.Tokens), true); err != nil {
 			return err
 		}
 	}
-	for _, s := range x.done {
-		x.input.Points = append(x.input.Points, s.point)
-	}
-	slices.SortStableFunc(x.input.Points[first:], func(a, b report.Point) int { return cmp.Compare(a.Density, b.Density) })
-
-	goals := []report.Goal{{Kind: "recall", Target: x.Recall}, {Kind: "density", Target: x.density}}
-	for _, g := range goals {
+	var reached []setting
+	for _, g := range []report.Goal{{Kind: "recall", Target: x.Recall}, {Kind: "density", Target: x.density}} {
 		if g.Target == 0 || m.Knob == "" && g.Kind == "density" {
 			continue
 		}
@@ -261,8 +263,13 @@ func (x *comparer) method(ctx context.Context, m anchor.Method) error {
 		if err != nil {
 			return err
 		}
-		at.point.Goal, at.index = g, len(x.input.Points)
+		at.point.Goal, at.point.Default = g, false
 		at.point.Goal.Met = met
+		reached = append(reached, at)
+	}
+	sort()
+	for _, at := range reached {
+		at.index = len(x.input.Points)
 		x.input.Points = append(x.input.Points, at.point)
 		x.goals = append(x.goals, at)
 	}
@@ -276,14 +283,18 @@ func (x *comparer) tell(p *report.Point) error {
 	return x.Point(x.input, p)
 }
 
-// try runs the method at a position of its knob, and puts what comes of it among the settings done, in order.
-func (x *comparer) try(ctx context.Context, m anchor.Method, position float64) error {
-	point, opt, err := x.run(ctx, m, m.Turn(position, x.input.Tokens))
+// try runs the method with its knob at a value, which is at a position, and puts what comes of it among the settings done, in
+// order, and among the points if it is one of the method's curve.
+func (x *comparer) try(ctx context.Context, m anchor.Method, position, value float64, curve bool) error {
+	point, opt, err := x.run(ctx, m, value)
 	if err != nil {
 		return err
 	}
-	point.Default = position == m.Position(m.Value, x.input.Tokens) || m.Knob == ""
+	point.Default = len(x.done) == 0
 	x.done = append(x.done, setting{position: position, opt: opt, point: *point})
+	if curve {
+		x.input.Points = append(x.input.Points, *point)
+	}
 	slices.SortStableFunc(x.done, func(a, b setting) int { return cmp.Compare(a.position, b.position) })
 	return x.tell(point)
 }
@@ -292,7 +303,10 @@ func (x *comparer) try(ctx context.Context, m anchor.Method, position float64) e
 // is met nowhere, that is told with what comes nearest.
 func (x *comparer) reach(ctx context.Context, m anchor.Method, g report.Goal) (at setting, met bool, err error) {
 	// How far a setting is beyond the goal, as the logarithm of a ratio: of densities, or of what is lost.
-	beyond := func(s setting) float64 { return math.Log(max(1-g.Target, 1e-9) / max(1-s.point.Recall.Mean, 1e-9)) }
+	const least = 1e-4
+	beyond := func(s setting) float64 {
+		return math.Log(max(1-g.Target, least) / max(1-s.point.Recall.Mean, least))
+	}
 	enough := func(s setting) bool { return s.point.Recall.Mean >= g.Target }
 	if g.Kind == "density" {
 		beyond = func(s setting) float64 { return math.Log(s.point.Density / g.Target) }
@@ -301,13 +315,24 @@ func (x *comparer) reach(ctx context.Context, m anchor.Method, g report.Goal) (a
 	if m.Knob == "" {
 		return x.done[0], enough(x.done[0]), nil
 	}
-	for range searchSteps + 2 {
-		position, ok := x.next(m, enough, beyond, g.Kind)
+	var low, high, lowTwice, highTwice float64
+	for range searchSteps {
+		position, ok := x.next(m, g, enough, beyond, lowTwice > 1 || highTwice > 1)
 		if !ok {
 			break
 		}
-		if err := x.try(ctx, m, position); err != nil {
+		if err := x.try(ctx, m, position, m.Turn(position, x.input.Tokens), false); err != nil {
 			return at, false, err
+		}
+		// An end that does not move shows that the line between the two misleads.
+		if i := slices.IndexFunc(x.done, enough); i > 0 {
+			lowTwice, highTwice = lowTwice+1, highTwice+1
+			if p := x.done[i-1].position; p != low {
+				low, lowTwice = p, 0
+			}
+			if p := x.done[i].position; p != high {
+				high, highTwice = p, 0
+			}
 		}
 	}
 	above := slices.IndexFunc(x.done, enough)
@@ -327,8 +352,8 @@ func (x *comparer) reach(ctx context.Context, m anchor.Method, g report.Goal) (a
 }
 
 // next returns the position to try next, between the settings on either side of where enough begins, unless the one that
-// counts is near.
-func (x *comparer) next(m anchor.Method, enough func(setting) bool, beyond func(setting) float64, kind string) (position float64, ok bool) {
+// counts is near: where a straight line crosses, or in the middle.
+func (x *comparer) next(m anchor.Method, g report.Goal, enough func(setting) bool, beyond func(setting) float64, middle bool) (position float64, ok bool) {
 	above := slices.IndexFunc(x.done, enough)
 	switch {
 	case above == 0: // everywhere so far
@@ -337,37 +362,35 @@ func (x *comparer) next(m anchor.Method, enough func(setting) bool, beyond func(
 		return 1, x.done[len(x.done)-1].position < 1
 	}
 	low, high := x.done[above-1], x.done[above]
-	const near = 0.02
-	under, over := beyond(low), beyond(high)
-	if kind == "recall" && over < near || kind == "density" && under > -near {
+	const nearRecall, nearDensity = 0.002, 0.02
+	if g.Kind == "recall" && high.point.Recall.Mean-g.Target < nearRecall || g.Kind == "density" && low.point.Density > (1-nearDensity)*g.Target {
 		return 0, false
 	}
-	// Where a straight line crosses, but well inside.
+	under, over := beyond(low), beyond(high)
 	share := min(max(under/(under-over), 0.1), 0.9)
-	if math.IsNaN(share) {
+	if middle || math.IsNaN(share) {
 		share = 0.5
 	}
 	position = low.position + share*(high.position-low.position)
 	value := m.Turn(position, x.input.Tokens)
-	between := value != m.Turn(low.position, x.input.Tokens) && value != m.Turn(high.position, x.input.Tokens)
-	return position, between
+	return position, value != m.Turn(low.position, x.input.Tokens) && value != m.Turn(high.position, x.input.Tokens)
 }
 
 // run runs the method once.
 func (x *comparer) run(ctx context.Context, m anchor.Method, value float64) (*report.Point, anchor.Options, error) {
-	opt := anchor.Options{Threads: x.Threads, Costs: x.Costs}
+	opt := anchor.Options{Threads: x.Threads, Costs: x.Costs, Progress: x.progress.part(x.step / 3)}
 	if err := m.Set(ctx, &opt, x.Params, value, x.out.seq); err != nil {
 		return nil, opt, err
 	}
-	run := opt
-	run.Progress = x.progress.part(x.step / 3)
-	res, err := anchor.Attend(ctx, run, x.out.seq)
+	res, err := anchor.Attend(ctx, opt, x.out.seq)
+	opt.Progress = nil
 	if err != nil {
 		return nil, opt, err
 	}
 	p := &report.Point{
-		Method: m.Name, Knob: m.Knob, Value: report.Number(value), Always: m.Always,
+		Method: m.Name, Knob: m.Knob, Value: report.Number(value), Always: m.Always(x.Params),
 		Density: res.Density(), Stripes: res.Stripes, Seconds: res.Seconds, Stages: res.StageSeconds(), FLOPs: res.FLOPs,
+		NonFiniteRows: res.NonFiniteRows,
 	}
 	x.measure(p, res)
 	return p, opt, nil
@@ -406,6 +429,12 @@ func (x *comparer) measure(p *report.Point, res *anchor.Result) {
 			if output[i] = math.Sqrt(off / size); off == 0 {
 				output[i] = 0
 			}
+			// Rows that dense attention leaves without finite values have no recall or error; others should have one.
+			if known := !math.IsNaN(size) && !math.IsInf(size, 0) && !math.IsInf(float64(x.dense.lse[i]), 0); !known {
+				recall[i], output[i], lse[i] = math.NaN(), math.NaN(), math.NaN()
+			} else if math.IsNaN(d) || math.IsNaN(off) {
+				recall[i], output[i], lse[i] = 0, math.Inf(1), math.Inf(1)
+			}
 		}
 		of := func(x []float64) []float64 { return slices.Clone(x[h*rows : (h+1)*rows]) }
 		p.HeadPoints[h] = report.Head{
@@ -420,9 +449,9 @@ func (x *comparer) measure(p *report.Point, res *anchor.Result) {
 	p.Recall, p.OutputError, p.LSEError = recallOf(recall), spreadOf(output), spreadOf(lse)
 }
 
-// finite returns the numbers of x that are ones, in ascending order: rows with non-finite inputs have no recall or error.
-func finite(x []float64) []float64 {
-	x = slices.DeleteFunc(x, func(y float64) bool { return math.IsNaN(y) || math.IsInf(y, 0) })
+// known returns the numbers of x but for NaNs, in ascending order.
+func known(x []float64) []float64 {
+	x = slices.DeleteFunc(x, math.IsNaN)
 	slices.Sort(x)
 	return x
 }
@@ -436,15 +465,15 @@ func mean(x []float64) float64 {
 }
 
 func recallOf(x []float64) report.Recall {
-	if x = finite(x); len(x) == 0 {
-		return report.Recall{}
+	if x = known(x); len(x) == 0 {
+		return report.Recall{Mean: math.NaN(), P5: math.NaN(), Min: math.NaN()}
 	}
 	return report.Recall{Mean: mean(x), P5: x[(len(x)-1)*5/100], Min: x[0]}
 }
 
 func spreadOf(x []float64) report.Spread {
-	if x = finite(x); len(x) == 0 {
-		return report.Spread{}
+	if x = known(x); len(x) == 0 {
+		return report.Spread{Mean: math.NaN(), P95: math.NaN(), Max: math.NaN()}
 	}
 	return report.Spread{Mean: mean(x), P95: x[(len(x)-1)*95/100], Max: x[len(x)-1]}
 }

@@ -61,6 +61,7 @@ func TestCompare(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	seq.O = anchor.FromFloat32(make([]float32, 4*1000*32), 4, 1000, 32)
 	goals := map[string]int{}
 	for i, p := range in.Points {
 		if p.Goal.Kind != "" {

@@ -57,8 +57,11 @@ type Point struct {
 	Seconds     float64            `json:"seconds"`
 	Speedup     float64            `json:"speedup,omitempty"` // over dense attention beside it; 0 where that was not timed
 	Stages      map[string]float64 `json:"stage_seconds"`
-	FLOPs       float64            `json:"flops"` // executed: 4·dim a pair attended and 2·dim a pair searched
-	HeadPoints  []Head             `json:"heads"`
+	// NonFiniteRows of the output hold a NaN or an infinity. Where dense attention's do too, they are left out of recall and
+	// errors; where they do not, their recall is 0.
+	NonFiniteRows int64   `json:"non_finite_rows,omitempty"`
+	FLOPs         float64 `json:"flops"` // executed: 4·dim a pair attended and 2·dim a pair searched
+	HeadPoints    []Head  `json:"heads"`
 }
 
 // A Goal is what the knob was turned to meet: nothing (a point of the method's curve), or a recall or a density.

@@ -82,10 +82,11 @@ type marker struct {
 	hollow  bool
 }
 
+// markers are 13, a number that shares nothing with that of the colours: no two methods have both alike.
 var markers = []marker{
 	{}, {corners: 4, turn: 1. / 8}, {corners: 3}, {corners: 4}, {corners: 5, inner: 0.45}, {corners: 3, turn: 1. / 2},
 	{corners: 4, inner: 0.4}, {corners: 6}, {corners: 4, inner: 0.4, turn: 1. / 8}, {corners: 3, turn: 1. / 4},
-	{corners: 5}, {corners: 3, turn: -1. / 4}, {corners: 6, inner: 0.5}, {corners: 3, inner: 0.3},
+	{corners: 5}, {corners: 3, turn: -1. / 4}, {corners: 6, inner: 0.5},
 }
 
 // DrawGlyph implements draw.GlyphDrawer.
@@ -387,7 +388,7 @@ func (c *Comparison) byDensity(p *plot.Plot, legend *plot.Legend, in *Input, y f
 			}
 		}
 		p.Add(&plotter.Line{XYs: line, LineStyle: bound})
-		if legend != nil {
+		if legend != nil && len(line) > 0 {
 			legend.Add("row oracle", dashed(bound))
 		}
 	}
@@ -428,7 +429,7 @@ whose rows hold different shares can have a mean a little above it.`,
 	}, {
 		file: file + "-recall-worst", title: "Worst recall against density, " + about, height: 340,
 		caption: `The same for the rows that fare worst: the 5th percentile of recall (one row in twenty is below it) and the
-minimum. No minimum can be above the row oracle.`,
+minimum. No minimum over all rows can be above the row oracle, which is estimated from some rows of each head.`,
 		draw: func(canvas draw.Canvas) {
 			p5 := newPlot(about, "density (%, log scale)", "recall, 5th percentile of rows")
 			least := newPlot(about, "density (%, log scale)", "recall, minimum of rows")
@@ -872,7 +873,7 @@ keys was kept.`, thousands(m.Cell)),
 					label = shorten(clean(kept.Method), 24)
 					for _, head := range in.Points[kept.Point].HeadPoints {
 						if head.Head == m.Head {
-							label = shorten(clean(kept.Method), 14) + ", " + percent(head.Density)
+							label = shorten(clean(kept.Method), 16) + ", " + percent(head.Density)
 						}
 					}
 				}
@@ -884,7 +885,7 @@ keys was kept.`, thousands(m.Cell)),
 				p.X.Tick.Marker, p.Y.Tick.Marker = ticks, ticks
 				p.X.Tick.Label.Font.Size, p.Y.Tick.Label.Font.Size = 8, 8
 				p.X.Label.TextStyle.Font.Size, p.Y.Label.TextStyle.Font.Size = 8.5, 8.5
-				p.X.Label.Text, p.Y.Label.Text = "key", "query"
+				p.X.Label.Text, p.Y.Label.Text = "key position", "query position"
 				if m.Size > 0 {
 					p.Add(h)
 				}

@@ -237,9 +237,9 @@ func odd() map[string]*Comparison {
 		r, s := Recall{x, x, x}, Spread{x, x, x}
 		stages := map[string]float64{"search": x, "none": x}
 		c := with(
-			Point{"a", "k", n, "", Goal{}, false, x, 0, r, s, s, x, x, stages, x, []Head{{0, "", "", x, 0, r, s, s}}},
-			Point{"b", "k", n, "", Goal{"recall", x, true}, false, x, 0, r, s, s, x, x, stages, x, nil},
-			Point{"b", "k", n, "", Goal{"density", x, false}, true, x, 0, r, s, s, x, x, stages, x, []Head{{0, "", "", x, 0, r, s, s}}},
+			Point{"a", "k", n, "", Goal{}, false, x, 0, r, s, s, x, x, stages, 0, x, []Head{{0, "", "", x, 0, r, s, s}}},
+			Point{"b", "k", n, "", Goal{"recall", x, true}, false, x, 0, r, s, s, x, x, stages, 0, x, nil},
+			Point{"b", "k", n, "", Goal{"density", x, false}, true, x, 0, r, s, s, x, x, stages, 0, x, []Head{{0, "", "", x, 0, r, s, s}}},
 		)
 		c.Inputs[0].DenseSeconds = x
 		c.Inputs[0].RowOracle = []Bound{{x, x}, {0.5, x}, {x, 0.5}}

@@ -3,6 +3,7 @@ package report
 import (
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -102,6 +103,9 @@ func (in *Input) writePoints(out *strings.Builder, points []Point, curve bool) {
 			number(p.Seconds, "%.4g"), times(in.Speedup(p)), goal)
 	}
 	t.Flush()
+	if who := notFinite(points); who != "" {
+		fmt.Fprintf(out, "  rows of outputs that are not finite: %s\n", who)
+	}
 	for _, always := range cut {
 		var who []string
 		for _, p := range points {
@@ -111,6 +115,21 @@ func (in *Input) writePoints(out *strings.Builder, points []Point, curve bool) {
 		}
 		fmt.Fprintf(out, "  always kept by %s: %s\n", strings.Join(who, ", "), always)
 	}
+}
+
+// notFinite names the methods whose outputs have rows that are not finite, and how many at most.
+func notFinite(points []Point) string {
+	most := map[string]int64{}
+	for _, p := range points {
+		if p.NonFiniteRows > 0 {
+			most[clean(p.Method)] = max(most[clean(p.Method)], p.NonFiniteRows)
+		}
+	}
+	var who []string
+	for _, method := range slices.Sorted(maps.Keys(most)) {
+		who = append(who, fmt.Sprintf("%s %d", method, most[method]))
+	}
+	return strings.Join(who, ", ")
 }
 
 // WriteMarkdown writes what the methods did at each goal as tables in Markdown, a column for each length, and what each
@@ -246,6 +265,13 @@ func (g *group) writeAlways(out *strings.Builder) {
 	}
 	for i, always := range kept {
 		kept[i] = fmt.Sprintf("%s (%s)", markdown(always), markdown(strings.Join(methods[always], ", ")))
+	}
+	var all []Point
+	for _, in := range g.inputs {
+		all = append(all, in.Points...)
+	}
+	if who := notFinite(all); who != "" {
+		fmt.Fprintf(out, "Rows of outputs that are not finite: %s.\n\n", markdown(who))
 	}
 	if len(kept) > 0 {
 		fmt.Fprintf(out, "Always kept, beside the tail: %s.\n\n", strings.Join(kept, "; "))

@@ -114,8 +114,8 @@ func (a *attend) run(c *cobra.Command, in string) (err error) {
 	switch {
 	case a.out == "":
 		return usageError{errors.New("-o OUT is missing; want a file to write")}
-	case a.stripes != "" && !strings.HasPrefix(a.chosen.Name, "anchor") && a.chosen.Name != "auto":
-		return usageError{fmt.Errorf("--stripes with --method %s, which has none; want --method anchor or auto", a.method)}
+	case a.stripes != "" && (!strings.HasPrefix(a.chosen.Name, "anchor") && a.chosen.Name != "auto" || a.chosen.Name == "anchor-block"):
+		return usageError{fmt.Errorf("--stripes with --method %s, which has none; want --method anchor or auto", a.chosen.Name)}
 	case *a.threads < 0:
 		return usageError{fmt.Errorf("--threads is %d; want ≥ 0", *a.threads)}
 	case !(a.target >= 0 && a.target <= 1):
@@ -390,6 +390,10 @@ func (a *attend) report(b *batch, res *anchor.Result) attendReport {
 	}
 	if r.Prompt == 0 {
 		r.Prompt = keys
+	}
+	r.Method = a.chosen.Name
+	if a.chosen.exact() && len(a.chosen.params.HeadTheta) > 0 {
+		r.Knob = "" // params say
 	}
 	if r.Knob != "" {
 		value := report.Number(a.chosen.value)

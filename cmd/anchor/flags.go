@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -137,8 +136,11 @@ func method(flag, text string, p anchor.Params, plain bool) (chosen, error) {
 	}
 	if given {
 		var err error
-		if c.value, err = strconv.ParseFloat(value, 64); err != nil || m.Knob == "" {
-			return chosen{}, usageError{fmt.Errorf("--%s is %q; want a number for the %s of %s", flag, text, cmp.Or(m.Knob, "knob (there is none)"), name)}
+		if c.value, err = strconv.ParseFloat(value, 64); err != nil {
+			return chosen{}, usageError{fmt.Errorf("--%s is %q; want a number after =", flag, text)}
+		}
+		if err := m.Check(c.value); err != nil {
+			return chosen{}, usageError{fmt.Errorf("--%s is %q: %w", flag, text, err)}
 		}
 		if c.exact() {
 			c.params.Theta, c.params.HeadTheta = c.value, nil
@@ -168,7 +170,10 @@ func patternFlags(c *cobra.Command) *patterns {
 
 // method reads the file and returns its method, nil if there is no file.
 func (p *patterns) method() (*anchor.Method, error) {
-	if p.file == "" {
+	switch {
+	case p.file == "" && p.layer != 0:
+		return nil, usageError{fmt.Errorf("--layer is %d without --patterns; want the two together", p.layer)}
+	case p.file == "":
 		return nil, nil
 	}
 	file, err := os.Open(p.file)
@@ -187,7 +192,15 @@ func (p *patterns) method() (*anchor.Method, error) {
 	return &m, nil
 }
 
-func (c chosen) planner() anchor.Planner { return c.Planner(c.params, c.value) }
+func (c chosen) planner() anchor.Planner {
+	switch { // thetas by head stand as long as no other is given
+	case c.exact() && len(c.params.HeadTheta) > 0 && c.Name == "auto":
+		return anchor.Auto(c.params)
+	case c.exact() && len(c.params.HeadTheta) > 0:
+		return anchor.AnchorAttention(c.params)
+	}
+	return c.Planner(c.params, c.value)
+}
 
 // report returns the parameters to report, nil for a method that takes but a few of them.
 func (c chosen) report() *anchor.Params {
