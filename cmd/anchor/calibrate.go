@@ -85,6 +85,7 @@ their own: none, as long as the number of heads is the same.`,
 			if err != nil {
 				return err
 			}
+			seq.O = anchor.FromFloat32(make([]float32, heads*(*length)*dim), heads, *length, dim)
 			seqs = append(seqs, seq)
 		}
 		bar := startProgress(c.ErrOrStderr(), "calibrating")

@@ -76,6 +76,10 @@ func TestCalibrate(t *testing.T) {
 	if err := json.Unmarshal([]byte(stdout), &got); code != 0 || err != nil || got.Recall.Mean < 0.9 || len(got.Params.HeadTheta) != 4 || got.Params.Tail != 8 {
 		t.Errorf("exit status %d: %s%s", code, stdout, stderr)
 	}
+	code, stdout, stderr = anchorCommand(t, append([]string{"calibrate", "--length", "200", "--audit", "20"}, shape...)...)
+	if err := json.Unmarshal([]byte(stdout), &p); code != 0 || err != nil || len(p.HeadTheta) != 8 {
+		t.Errorf("synthetic heads: exit status %d: %s%s", code, stdout, stderr)
+	}
 	code, stdout, stderr = anchorCommand(t, "attend", in, "-o", out, "--params", params, "--theta", "3", "--tail", "9", "--json")
 	if err := json.Unmarshal([]byte(stdout), &got); code != 0 || err != nil || got.Params.Theta != 3 || got.Params.Tail != 9 {
 		t.Errorf("exit status %d: %s%s", code, stdout, stderr)
