@@ -27,16 +27,32 @@ func heaviest(values []float32, limit int, mass float64, buf *[]weighed) []int32
 	for i, x := range values {
 		all[i] = weighed{x, int32(i)}
 	}
-	// Everything before from is chosen, everything from to on is not: quickselect by number and by sum.
-	// Pivots are chosen by chance, the same for all time, so that no order of values is a slow one.
-	from, to, random := 0, len(all), uint64(1)
 	limit = min(max(limit, 0), len(all))
 	if mass <= 0 {
 		limit = 0
 	}
-	bounded := !math.IsInf(mass, 1) && !math.IsNaN(mass) && !slices.ContainsFunc(values, func(x float32) bool { return x != x })
+	if math.IsNaN(mass) || slices.ContainsFunc(values, func(x float32) bool { return x != x }) {
+		mass = math.Inf(1)
+	}
+	n, _ := bringForward(all, limit, mass)
+	chosen := make([]int32, n)
+	for i, x := range all[:n] {
+		chosen[i] = x.index
+	}
+	slices.Sort(chosen)
+	return chosen
+}
+
+// bringForward moves those that heaviest chooses to the front, in any order, and returns how many they are and how many it
+// looked at, again and again: some few times as many as there are. mass is not NaN, nor is a value if mass is finite.
+func bringForward(all []weighed, limit int, mass float64) (n, looked int) {
+	// Everything before from is chosen, everything from to on is not: quickselect by number and by sum.
+	// Pivots are chosen by chance, the same for all time, so that no order of values is a slow one.
+	from, to, random := 0, len(all), uint64(1)
+	bounded := !math.IsInf(mass, 1)
 	for from < to && from < limit && (!bounded || mass > 0) {
 		part := all[from:to]
+		looked += len(part)
 		random = random*6364136223846793005 + 1442695040888963407
 		middle := partition(part, int(random>>33)%len(part))
 		sum := 0.0
@@ -54,12 +70,7 @@ func heaviest(values []float32, limit int, mass float64, buf *[]weighed) []int32
 			mass -= sum + float64(part[middle].value)
 		}
 	}
-	chosen := make([]int32, from)
-	for i, x := range all[:from] {
-		chosen[i] = x.index
-	}
-	slices.Sort(chosen)
-	return chosen
+	return from, looked
 }
 
 // partition moves what comes before the pivot, at index i, to the front and returns where the pivot then stands.
