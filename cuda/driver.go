@@ -10,8 +10,8 @@ import (
 
 // A driver is NVIDIA's driver library: the addresses of the functions used, by name.
 type driver struct {
-	library uintptr
-	f       functions
+	handle uintptr
+	f      functions
 }
 
 // functions are addresses, each of the function of the same name with "cu" before it, in the version that its tag says.
@@ -42,7 +42,7 @@ func openDriver(name string) (*driver, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the NVIDIA driver cannot be loaded: %w", err)
 	}
-	d := &driver{library: library}
+	d := &driver{handle: library}
 	for _, f := range d.f.all() {
 		if *f.address, err = find(library, f.name); err != nil {
 			return nil, errors.Join(fmt.Errorf("the NVIDIA driver %s is too old: %w", name, err), unload(library))
@@ -51,7 +51,7 @@ func openDriver(name string) (*driver, error) {
 	return d, nil
 }
 
-func (d *driver) close() error { return unload(d.library) }
+func (d *driver) close() error { return unload(d.handle) }
 
 // A Status is what a function of the driver returns, other than 0.
 type Status struct {

@@ -16,8 +16,8 @@ import (
 
 // A fake is the driver library of testdata/driver.c. All tests share one, since a library is loaded once.
 type fake struct {
-	path    string
-	library uintptr
+	path   string
+	handle uintptr
 }
 
 var buildFake = sync.OnceValues(func() (string, error) {
@@ -60,7 +60,7 @@ func newFake(t *testing.T) *fake {
 }
 
 func (f *fake) call(name string, args ...uintptr) int {
-	address, err := find(f.library, name)
+	address, err := find(f.handle, name)
 	if err != nil {
 		panic(err)
 	}
