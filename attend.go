@@ -28,7 +28,7 @@ type Sequence struct {
 
 // Options say how to attend.
 type Options struct {
-	Planner   Planner  // which keys each row sees: Dense(), AnchorAttention(params) or Auto(params)
+	Planner   Planner  // which keys each row sees: AnchorAttention(params), for example; [Methods] lists all
 	Scale     *float32 // factor on q·k; nil means 1/√dim
 	Threads   int      // goroutines to use; 0 means GOMAXPROCS
 	AuditRows int      // rows of each head whose exact recall is measured; 0 means no audit

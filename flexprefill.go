@@ -10,7 +10,7 @@ import (
 //
 // What follows is what the published code does, block by block, where the paper speaks of single lines; its blocks are kept
 // up to the one that crosses Gamma, that one included. Query-aware heads take memory that grows with the square of the
-// number of blocks: 4 MiB of scores each at 131,072 tokens.
+// number of blocks: some 6 MiB each at 131,072 tokens.
 //
 // P being the softmax of the last block's queries over all keys, summed by blocks and averaged over the rows, and E the
 // softmax of these queries' mean over the means of the blocks' keys, a head with √JSD(E, P) < Tau is query-aware,

@@ -35,8 +35,9 @@ const (
 	// VerticalSlash keeps whole columns and diagonals. With P the softmax of the last 64 queries of the call over all keys,
 	// the columns are the first 30 keys and then those of largest Σ_i P[i][j], Vertical in all, and the diagonals the 100
 	// nearest distances and then those of largest Σ_i P[i][pos(i) − d], Slash in all, but at least the 30 and the 100. As in the
-	// published kernel, the rows of a block of 64 are done together, and a diagonal becomes a square: those of the call that are none of the tail, rows [a, b), attend to the columns, and
-	// for each kept distance d to the keys [a − d, b − d).
+	// published kernel, the rows of a block of 64 are done together, and a diagonal becomes a square: of a block the rows
+	// [a, b) that are in the call and not of the tail attend to the columns, and for each kept distance d to the keys
+	// [a − d, b − d).
 	VerticalSlash PatternKind = "vertical_and_slash"
 	// BlockSparse keeps, for each block of rows, its own and then those of largest mean query · mean key, Blocks in all.
 	BlockSparse PatternKind = "block_sparse"

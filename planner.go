@@ -21,7 +21,7 @@ type surveyor interface {
 	Planner
 	// surveyed returns the rows that survey wants to have as a group.
 	surveyed(s Shape) Rows
-	// survey is called once for all heads that share a KV head and returns for each what Plan finds in Group.survey.
+	// survey is called once for all heads that share a KV head and returns for each what Plan finds in Group.surveyed.
 	survey(g *Group) []any
 }
 
