@@ -32,11 +32,9 @@ type Stats struct {
 }
 
 const (
-	tileTokens  = 32        // tokens side by side in a matrix product
-	chunkTiles  = 16        // tiles between attention layers at once: what bounds memory for the MLP's activations
-	blockBytes  = 256 << 10 // of a matrix, kept in the second-level cache while tiles of tokens pass by
-	blockRowsOf = 12        // blocks are this many rows, or a multiple: the height of the tallest kernel
-	maxThreads  = 1 << 12   // more would find no work
+	tileTokens = 32      // tokens side by side in a matrix product
+	chunkTiles = 16      // tiles between attention layers at once: what bounds memory for the MLP's activations
+	maxThreads = 1 << 12 // more would find no work
 )
 
 // Forward runs the tokens ids, which follow those in the cache, adds them to the cache and returns the logits, one
@@ -187,10 +185,11 @@ func (f *forward) columns(tile int) int { return min(f.width, f.n-tile*f.width) 
 func (f *forward) embed(ids []int32) {
 	hidden := f.cfg.Hidden
 	f.each(0, f.tiles, func(tile int) {
-		x := f.x[tile*hidden*f.width:]
+		x, row := f.x[tile*hidden*f.width:], make([]float32, hidden)
 		for c := range f.columns(tile) {
 			id := int(ids[tile*f.width+c])
-			for d, e := range f.embedding[id*hidden : (id+1)*hidden] {
+			f.embedding.Row(id, row)
+			for d, e := range row {
 				x[d*f.width+c] = e
 			}
 		}
@@ -218,9 +217,9 @@ func (f *forward) project(ctx context.Context, layer int) error {
 	return f.chunks(ctx, func(from, to int) {
 		f.each(from, to, func(tile int) { f.rmsNorm(tile, from, l.attentionNorm) })
 		f.multiply(to-from,
-			product{l.q, heads, c.Hidden, f.normed, q, false},
-			product{l.k, kvHeads, c.Hidden, f.normed, k, false},
-			product{l.v, kvHeads, c.Hidden, f.normed, v, false})
+			product{l.q, f.normed, q, false},
+			product{l.k, f.normed, k, false},
+			product{l.v, f.normed, v, false})
 		f.each(from, to, func(tile int) {
 			at := tile*f.width - from*f.width
 			f.rows(tile, q[at*heads:], c.Heads, f.q, f.n, 0, true)
@@ -328,16 +327,16 @@ func (f *forward) mix(ctx context.Context, layer int) error {
 			}
 		})
 		x := f.x[from*c.Hidden*f.width:]
-		f.multiply(to-from, product{l.o, c.Hidden, heads, f.qkv, x, true})
+		f.multiply(to-from, product{l.o, f.qkv, x, true})
 		f.each(from, to, func(tile int) { f.rmsNorm(tile, from, l.mlpNorm) })
 		f.multiply(to-from,
-			product{l.gate, c.Intermediate, c.Hidden, f.normed, f.gate, false},
-			product{l.up, c.Intermediate, c.Hidden, f.normed, f.up, false})
+			product{l.gate, f.normed, f.gate, false},
+			product{l.up, f.normed, f.up, false})
 		size := c.Intermediate * f.width
 		f.each(0, to-from, func(i int) {
 			f.swiGLU(f.gate[i*size:(i+1)*size], f.up[i*size:(i+1)*size])
 		})
-		f.multiply(to-from, product{l.down, c.Hidden, c.Intermediate, f.gate, x, true})
+		f.multiply(to-from, product{l.down, f.gate, x, true})
 		tokens := min(to*f.width, f.n) - from*f.width
 		f.progress(float64(tokens)*float64(c.Hidden)*float64(heads+3*c.Intermediate), 0, 0)
 	})
@@ -372,95 +371,11 @@ func (f *forward) logits() []float32 {
 	normalise(x, x, f.norm, kernel.Lanes, c.RMSNormEps)
 	f.n, f.width, f.tiles = 1, kernel.Lanes, 1
 	y := make([]float32, c.Vocab*kernel.Lanes)
-	f.multiply(1, product{f.head, c.Vocab, c.Hidden, x, y, false})
+	f.multiply(1, product{f.head, x, y, false})
 	logits := make([]float32, c.Vocab)
 	for i := range logits {
 		logits[i] = y[i*kernel.Lanes]
 	}
 	f.progress(float64(c.Vocab)*float64(c.Hidden), 0, 0)
 	return logits
-}
-
-// A product is a matrix [out, in] times tiles b [in, width], written or added to tiles c [out, width].
-type product struct {
-	matrix  []float32
-	out, in int
-	b, c    []float32
-	add     bool
-}
-
-// multiply computes products over the first tiles of their b. Blocks of rows meet one tile after another.
-func (f *forward) multiply(tiles int, products ...product) {
-	type block struct {
-		product
-		from, rows int
-		tile, to   int
-	}
-	// Enough blocks for every thread to find another when it is done; few tiles do not profit from large ones.
-	wanted, out := 4*f.threads, 0
-	for _, p := range products {
-		out += p.out
-	}
-	var blocks []block
-	for _, p := range products {
-		height := blockBytes / 4 / p.in
-		groups := min(tiles, max(1, wanted*height/out))
-		if groups == tiles {
-			height = min(height, out*tiles/wanted)
-		}
-		height = max(1, (height+blockRowsOf-1)/blockRowsOf) * blockRowsOf
-		for from := 0; from < p.out; from += height {
-			for g := range groups {
-				blocks = append(blocks, block{p, from, min(height, p.out-from), g * tiles / groups, (g + 1) * tiles / groups})
-			}
-		}
-	}
-	parallel.For(f.threads, len(blocks), func(_, i int) {
-		b := &blocks[i]
-		if f.n == 1 && f.kernels.Name() == "generic" {
-			// Vector levels get the columns without a token for nothing, plain Go does not.
-			multiplyColumn(b.matrix[b.from*b.in:(b.from+b.rows)*b.in], b.b, b.c[b.from*f.width:], f.width, b.in, b.add)
-			return
-		}
-		for t := b.tile; t < b.to; t++ {
-			f.kernels.Gemm(b.rows, f.width, b.in, b.matrix[b.from*b.in:], b.in, 1, b.b[t*b.in*f.width:], f.width,
-				b.c[(t*b.out+b.from)*f.width:], f.width, b.add)
-		}
-	})
-}
-
-// multiplyColumn multiplies a matrix [out, in] by the first column of b [in, width], into that of c [out, width]. Sums
-// run in the order of the kernels.
-func multiplyColumn(matrix, b, c []float32, width, in int, add bool) {
-	x := make([]float32, in)
-	for p := range x {
-		x[p] = b[p*width]
-	}
-	for i := 0; i < len(matrix)/in; {
-		// Four sums at once keep the processor busy.
-		var sum [4]float32
-		rows := min(4, len(matrix)/in-i)
-		if rows == 4 {
-			w0, w1, w2, w3 := matrix[i*in:][:in], matrix[(i+1)*in:][:in], matrix[(i+2)*in:][:in], matrix[(i+3)*in:][:in]
-			for p, v := range x {
-				sum[0] += w0[p] * v
-				sum[1] += w1[p] * v
-				sum[2] += w2[p] * v
-				sum[3] += w3[p] * v
-			}
-		} else {
-			for r := range rows {
-				for p, w := range matrix[(i+r)*in:][:in] {
-					sum[r] += w * x[p]
-				}
-			}
-		}
-		for r := range rows {
-			if add {
-				sum[r] += c[(i+r)*width]
-			}
-			c[(i+r)*width] = sum[r]
-		}
-		i += rows
-	}
 }

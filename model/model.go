@@ -15,6 +15,7 @@ import (
 	"slices"
 
 	"github.com/anchorattention/anchor/internal/kernel"
+	"github.com/anchorattention/anchor/internal/matrix"
 	"github.com/anchorattention/anchor/internal/safetensors"
 )
 
@@ -22,8 +23,8 @@ import (
 type Model struct {
 	cfg             Config
 	kernels         *kernel.Set
-	embedding, head []float32 // [Vocab, Hidden]
-	norm            []float32 // [Hidden]
+	embedding, head *matrix.Matrix // [Vocab, Hidden]
+	norm            []float32      // [Hidden]
 	layers          []layer
 	files           []*safetensors.File // that the weights lie in
 }
@@ -31,10 +32,10 @@ type Model struct {
 // A layer is the weights of one decoder block; matrices are [out, in].
 type layer struct {
 	attentionNorm []float32
-	q, k, v, o    []float32
+	q, k, v, o    *matrix.Matrix
 	mlpNorm       []float32
-	gate, up      []float32
-	down          []float32
+	gate, up      *matrix.Matrix
+	down          *matrix.Matrix
 }
 
 // New makes a model of weights that it asks for by the names of Hugging Face's Llama checkpoints, in single precision
@@ -61,23 +62,29 @@ func New(cfg Config, weight func(name string, shape ...int) ([]float32, error)) 
 			err = fmt.Errorf("model: tensor %q has %d elements; want %d, for shape %v", name, len(*to), elements, shape)
 		}
 	}
+	getMatrix := func(to **matrix.Matrix, name string, rows, cols int) {
+		var data []float32
+		if get(&data, name, rows, cols); err == nil {
+			*to = matrix.FromFloat32(data, rows, cols)
+		}
+	}
 	heads, kvHeads := cfg.Heads*cfg.HeadDim, cfg.KVHeads*cfg.HeadDim
-	get(&m.embedding, "model.embed_tokens.weight", cfg.Vocab, cfg.Hidden)
+	getMatrix(&m.embedding, "model.embed_tokens.weight", cfg.Vocab, cfg.Hidden)
 	for i := range m.layers {
 		l, prefix := &m.layers[i], fmt.Sprintf("model.layers.%d.", i)
 		get(&l.attentionNorm, prefix+"input_layernorm.weight", cfg.Hidden)
-		get(&l.q, prefix+"self_attn.q_proj.weight", heads, cfg.Hidden)
-		get(&l.k, prefix+"self_attn.k_proj.weight", kvHeads, cfg.Hidden)
-		get(&l.v, prefix+"self_attn.v_proj.weight", kvHeads, cfg.Hidden)
-		get(&l.o, prefix+"self_attn.o_proj.weight", cfg.Hidden, heads)
+		getMatrix(&l.q, prefix+"self_attn.q_proj.weight", heads, cfg.Hidden)
+		getMatrix(&l.k, prefix+"self_attn.k_proj.weight", kvHeads, cfg.Hidden)
+		getMatrix(&l.v, prefix+"self_attn.v_proj.weight", kvHeads, cfg.Hidden)
+		getMatrix(&l.o, prefix+"self_attn.o_proj.weight", cfg.Hidden, heads)
 		get(&l.mlpNorm, prefix+"post_attention_layernorm.weight", cfg.Hidden)
-		get(&l.gate, prefix+"mlp.gate_proj.weight", cfg.Intermediate, cfg.Hidden)
-		get(&l.up, prefix+"mlp.up_proj.weight", cfg.Intermediate, cfg.Hidden)
-		get(&l.down, prefix+"mlp.down_proj.weight", cfg.Hidden, cfg.Intermediate)
+		getMatrix(&l.gate, prefix+"mlp.gate_proj.weight", cfg.Intermediate, cfg.Hidden)
+		getMatrix(&l.up, prefix+"mlp.up_proj.weight", cfg.Intermediate, cfg.Hidden)
+		getMatrix(&l.down, prefix+"mlp.down_proj.weight", cfg.Hidden, cfg.Intermediate)
 	}
 	get(&m.norm, "model.norm.weight", cfg.Hidden)
 	if m.head = m.embedding; !cfg.Tied {
-		get(&m.head, "lm_head.weight", cfg.Vocab, cfg.Hidden)
+		getMatrix(&m.head, "lm_head.weight", cfg.Vocab, cfg.Hidden)
 	}
 	if err != nil {
 		return nil, err
