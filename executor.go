@@ -375,9 +375,10 @@ func (w *worker) scattered(g *Group, t *Tensor, keys []int32) func(i int) int {
 	return func(i int) int {
 		if i+ahead < len(keys) {
 			f32, u16, _ := t.run(g.KVHead, int(keys[i+ahead]))
-			if f32 != nil {
+			switch {
+			case f32 != nil:
 				kernel.Prefetch(w.kernels, f32[:g.Dim])
-			} else {
+			case u16 != nil:
 				kernel.Prefetch(w.kernels, u16[:g.Dim])
 			}
 		}
