@@ -100,7 +100,7 @@ func TestDistribution(t *testing.T) {
 	} {
 		s.Seed = uint64(i)
 		want := left(s, logits)
-		const n = 40000
+		const n = 20000
 		count := make([]int, len(logits))
 		for _, id := range draw(t, s, logits, n) {
 			count[id]++
