@@ -78,6 +78,29 @@ func TestTruncated(t *testing.T) {
 	}
 }
 
+// So is a GGUF file.
+func TestTruncatedGGUF(t *testing.T) {
+	c := configs["grouped, untied"]
+	c.Hidden = 256 // so that there are pages to cut off
+	source, all := remembered(random)
+	if _, err := model.New(c, source); err != nil {
+		t.Fatal(err)
+	}
+	path := writeGGUF(t, c, all, nil)
+	m := open(t, path)
+	cache := newCache(t, m, 50)
+	forward(t, m, cache, tokens(50, c.Vocab), dense)
+	if err := cache.Truncate(0); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(path, 4096); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := m.Forward(t.Context(), cache, tokens(50, c.Vocab), dense); err == nil || !strings.Contains(err.Error(), path+": cannot be read any more") {
+		t.Errorf("error %v, want one that names %s", err, path)
+	}
+}
+
 // So is one that is cut short while it is opened, or that was to begin with.
 func TestTruncatedWeights(t *testing.T) {
 	dir := t.TempDir()
