@@ -271,7 +271,12 @@ func (e *Engine) sequence(ctx context.Context, r Request) (*sequence, error) {
 	if s.dense {
 		planner, a = anchor.Dense(), Attention{Method: "dense"}
 	}
-	prefix, err := newPrefix(planner, a, e.opt.CacheType, e.opt.Costs)
+	// A window as long as the prompt is none, and then the planner counts.
+	var windows []bool
+	for _, w := range e.model.Config().Windows {
+		windows = append(windows, w < len(r.Prompt))
+	}
+	prefix, err := newPrefix(planner, a, e.opt.CacheType, e.opt.Costs, windows)
 	if err != nil {
 		return nil, err
 	}

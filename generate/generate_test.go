@@ -120,10 +120,10 @@ func tiny(t *testing.T, logits [4]float32, eos ...int32) *model.Model {
 }
 
 // noise returns a model of random weights.
-func noise(t testing.TB, positions int) *model.Model {
+func noise(t testing.TB, positions int, windows ...int) *model.Model {
 	c := model.Config{
 		Vocab: 50, Hidden: 32, Intermediate: 24, Layers: 3, Heads: 4, KVHeads: 2, HeadDim: 8, MaxPositions: positions,
-		RMSNormEps: 1e-6, RopeTheta: 1000, BOS: -1,
+		RMSNormEps: 1e-6, RopeTheta: 1000, BOS: -1, Windows: windows,
 	}
 	rng := rand.New(rand.NewPCG(5, 5))
 	m, err := model.New(c, func(_ string, shape ...int) ([]float32, error) {
@@ -341,6 +341,33 @@ func TestSameAsAlone(t *testing.T) {
 			if s := e.Cache(); s.Used != 0 {
 				t.Errorf("%d pages are used after all", s.Used)
 			}
+		}
+	}
+}
+
+// With sliding windows chunks and prefixes change nothing but rounding.
+func TestWindows(t *testing.T) {
+	m := noise(t, 2000, 0, 150, 700)
+	a := generate.Attention{Method: "anchor", Params: small}
+	e := newEngine(t, m, generate.Options{Attention: a, Chunk: 100})
+	common := randomPrompt(900, 1)
+	for i, n := range []int{900, 640, 140, 700, 701, 890} { // shorter than windows and longer
+		r := generate.Request{Prompt: common[:n], MaxTokens: 4, LogProbs: true}
+		want, err := newEngine(t, m, generate.Options{Attention: a, Chunk: 1 << 20}).Generate(t.Context(), r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := e.Generate(t.Context(), r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for j, x := range logProbs(got) {
+			if y := logProbs(want)[j]; !(math.Abs(x-y) < 1e-3) {
+				t.Errorf("%d tokens: token %d has log-probability %v; want %v", n, j, x, y)
+			}
+		}
+		if shared := n < 701 && i > 0 && got.CachedTokens > 0; shared && i < 3 {
+			t.Errorf("%d tokens took over %d of a prompt with other windows", n, got.CachedTokens)
 		}
 	}
 }

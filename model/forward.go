@@ -14,14 +14,21 @@ import (
 
 // ForwardOptions say how to run a model.
 type ForwardOptions struct {
-	Planner   anchor.Planner // which keys each row of queries sees
-	Costs     *anchor.Costs  // see anchor.Options
-	Threads   int            // goroutines to use; 0 means GOMAXPROCS
-	AuditRows int            // rows of each head and layer whose exact recall is measured; 0 means no audit
-	Prompt    int            // length of the whole prompt, as in anchor.Sequence; parts of a batch have their own
+	// Planner says which keys each row of queries sees. In a layer whose window is shorter than the text a row sees exactly
+	// the window's keys instead, and rows are not audited.
+	Planner   anchor.Planner
+	Costs     *anchor.Costs // see anchor.Options
+	Threads   int           // goroutines to use; 0 means GOMAXPROCS
+	AuditRows int           // rows of each head and layer whose exact recall is measured; 0 means no audit
+	Prompt    int           // length of the whole prompt, as in anchor.Sequence; parts of a batch have their own
 
 	// LayerPlanner, when set, returns the planner of each layer in Planner's stead, or nil for that one.
 	LayerPlanner func(layer int) anchor.Planner
+
+	// Capture, when set, is called for each layer with the queries [Heads, len(ids), HeadDim], and the keys and values
+	// [KVHeads, len(ids), HeadDim] of the call's tokens, as attention sees them: turned by their positions. It must not keep
+	// the slices. Its error ends the call. A batch of several parts cannot be captured.
+	Capture func(layer int, q, k, v []float32) error
 
 	// Progress, when set, is called now and then with the share of the work that is done, ascending in [0, 1], by
 	// one goroutine at a time.
@@ -66,8 +73,9 @@ func (m *Model) Forward(ctx context.Context, cache *Cache, ids []int32, opt Forw
 
 // ForwardBatch is Forward for several sequences at once, each with a cache of its own: products run over the tokens of all. It
 // returns the logits of each part, nil for those that are not wanted. They are bitwise those that the part would have alone.
-func (m *Model) ForwardBatch(ctx context.Context, parts []Part, opt ForwardOptions) ([][]float32, Stats, error) {
+func (m *Model) ForwardBatch(ctx context.Context, parts []Part, opt ForwardOptions) (logits [][]float32, s Stats, err error) {
 	start := time.Now()
+	defer guard(func() []mapped { return m.files }, &err)()
 	f, err := m.newForward(parts, opt)
 	if err != nil {
 		return nil, Stats{}, err
@@ -87,7 +95,7 @@ func (m *Model) ForwardBatch(ctx context.Context, parts []Part, opt ForwardOptio
 			return nil, Stats{}, err
 		}
 	}
-	logits := f.logits()
+	logits = f.logits()
 	if err := ctx.Err(); err != nil {
 		return nil, Stats{}, err
 	}
@@ -95,10 +103,12 @@ func (m *Model) ForwardBatch(ctx context.Context, parts []Part, opt ForwardOptio
 		p.Cache.length += len(p.IDs)
 	}
 
-	s := Stats{Attention: anchor.Merge(results...), ProductSeconds: f.inProducts.Seconds()}
-	if slices.ContainsFunc(parts, func(p Part) bool { return !p.Dense }) {
-		s.Attention.Method = opt.Planner.Name() // not that of some layers and parts
+	s.Attention = anchor.Merge(results...)
+	s.Attention.Method = opt.Planner.Name() // not that of windows, some layers or some parts
+	if !slices.ContainsFunc(parts, func(p Part) bool { return !p.Dense }) {
+		s.Attention.Method = anchor.Dense().Name()
 	}
+	s.ProductSeconds = f.inProducts.Seconds()
 	s.AttentionSeconds = s.Attention.Seconds - s.Attention.Stages[anchor.StageAudit]
 	s.OtherSeconds = time.Since(start).Seconds() - s.Attention.Seconds
 	return logits, s, nil
@@ -126,7 +136,6 @@ type forward struct {
 	gate, up []float32 // [Intermediate, width]
 
 	done, all  float64 // work, in multiply-adds; attention counts as if dense
-	attention  float64 // of it, that of attention in one layer
 	inProducts time.Duration
 }
 
@@ -135,7 +144,6 @@ type part struct {
 	Part
 	n, first int // tokens, and the position of the first
 	start    int // tokens of the parts before
-	work     float64
 }
 
 // check reports what makes a part unusable.
@@ -170,6 +178,8 @@ func (m *Model) newForward(parts []Part, opt ForwardOptions) (*forward, error) {
 		return nil, fmt.Errorf("model: ForwardOptions.Threads is %d; want ≥ 0", opt.Threads)
 	case opt.AuditRows < 0:
 		return nil, fmt.Errorf("model: ForwardOptions.AuditRows is %d; want ≥ 0", opt.AuditRows)
+	case opt.Capture != nil && len(parts) > 1:
+		return nil, fmt.Errorf("model: ForwardOptions.Capture with a batch of %d parts; want one part", len(parts))
 	}
 	f := &forward{Model: m, opt: opt, threads: min(parallel.Threads(opt.Threads), maxThreads)}
 	for layer := range c.Layers {
@@ -195,8 +205,6 @@ func (m *Model) newForward(parts []Part, opt ForwardOptions) (*forward, error) {
 			return nil, fmt.Errorf("model: %w", err)
 		}
 		p.first = p.Cache.length
-		p.work = 2 * float64(c.Heads*c.HeadDim) * float64(p.n) * (float64(p.first) + float64(p.n+1)/2)
-		f.attention += p.work
 		f.n += p.n
 		f.of = append(f.of, slices.Repeat([]int32{int32(i)}, p.n)...)
 		f.parts = append(f.parts, p)
@@ -224,7 +232,12 @@ func (m *Model) newForward(parts []Part, opt ForwardOptions) (*forward, error) {
 
 	n := float64(f.n)
 	linear := n * float64(c.Hidden) * float64(2*heads+2*kvHeads+3*c.Intermediate)
-	f.all = float64(c.Layers)*(linear+f.attention) + float64(len(f.speaking()))*float64(c.Vocab)*float64(c.Hidden)
+	f.all = float64(c.Layers)*linear + float64(len(f.speaking()))*float64(c.Vocab)*float64(c.Hidden)
+	for layer := range c.Layers {
+		for i := range f.parts {
+			f.all += f.attention(&f.parts[i], layer)
+		}
+	}
 	return f, nil
 }
 
@@ -236,6 +249,23 @@ func (f *forward) planner(layer int) anchor.Planner {
 		}
 	}
 	return f.opt.Planner
+}
+
+// window returns how many keys a row of the part sees in a layer, 0 for all. A window as long as the text is none.
+func (f *forward) window(p *part, layer int) int {
+	if w := f.cfg.Windows; w != nil && w[layer] < max(p.Prompt, p.first+p.n) {
+		return w[layer]
+	}
+	return 0
+}
+
+// attention returns the work of a part's attention in a layer, as if dense.
+func (f *forward) attention(p *part, layer int) float64 {
+	keys := float64(p.first) + float64(p.n+1)/2 // of a row, in the mean
+	if w := f.window(p, layer); w != 0 {
+		keys = min(keys, float64(w))
+	}
+	return 2 * float64(f.cfg.Heads*f.cfg.HeadDim) * float64(p.n) * keys
 }
 
 // speaking returns the parts whose logits are wanted.
@@ -274,17 +304,14 @@ func (f *forward) progress(work, under, share float64) {
 func (f *forward) turn() {
 	half := f.cfg.HeadDim / 2
 	f.cos, f.sin = make([]float32, f.n*half), make([]float32, f.n*half)
-	freq := make([]float64, half)
-	for i := range freq {
-		freq[i] = math.Pow(f.cfg.RopeTheta, -float64(i)/float64(half))
-	}
+	freq, factor := f.cfg.frequencies()
 	const rows = 256
 	parallel.For(f.threads, (f.n+rows-1)/rows, func(_, piece int) {
 		for t := piece * rows; t < min((piece+1)*rows, f.n); t++ {
 			for i, w := range freq {
 				p, n := f.at(t)
 				sin, cos := math.Sincos(float64(p.first+n) * w)
-				f.sin[t*half+i], f.cos[t*half+i] = float32(sin), float32(cos)
+				f.sin[t*half+i], f.cos[t*half+i] = float32(factor*sin), float32(factor*cos)
 			}
 		}
 	})
@@ -337,13 +364,13 @@ func (f *forward) project(ctx context.Context, layer int) error {
 			product{l.v, f.normed, v, false})
 		f.each(from, to, func(tile int) {
 			at := tile*f.width - from*f.width
-			f.rows(tile, q[at*heads:], c.Heads, true, f.query)
-			f.rows(tile, k[at*kvHeads:], c.KVHeads, true, func(p *part, head, i int, row []float32) {
+			f.rows(tile, q[at*heads:], projection{c.Heads, l.qBias, l.qNorm, true, f.query})
+			f.rows(tile, k[at*kvHeads:], projection{c.KVHeads, l.kBias, l.kNorm, true, func(p *part, head, i int, row []float32) {
 				p.Cache.put(layer, false, head, p.first+i, row)
-			})
-			f.rows(tile, v[at*kvHeads:], c.KVHeads, false, func(p *part, head, i int, row []float32) {
+			}})
+			f.rows(tile, v[at*kvHeads:], projection{c.KVHeads, l.vBias, nil, false, func(p *part, head, i int, row []float32) {
 				p.Cache.put(layer, true, head, p.first+i, row)
-			})
+			}})
 		})
 	})
 }
@@ -385,65 +412,100 @@ func (f *forward) query(p *part, head, i int, row []float32) {
 	copy(f.q[at:], row)
 }
 
-// rows takes the rows of the tokens of a tile [heads·HeadDim, width] to where they go, turned if they are to carry their
-// position: element i and i + HeadDim/2 of a row are a point of the plane.
-func (f *forward) rows(tile int, src []float32, heads int, turned bool, put func(p *part, head, i int, row []float32)) {
+// A projection says what becomes of a projection's output and where it goes.
+type projection struct {
+	heads  int
+	bias   []float32 // added, if there is one
+	norm   []float32 // weights of an RMSNorm of every row, if there is one
+	turned bool      // rows carry their position
+	put    func(p *part, head, i int, row []float32)
+}
+
+// rows takes the rows of the tokens of a tile [heads·HeadDim, width] to where they go.
+func (f *forward) rows(tile int, src []float32, to projection) {
 	dim, half := f.cfg.HeadDim, f.cfg.HeadDim/2
 	row := make([]float32, dim)
 	for c := range f.columns(tile) {
 		t := tile*f.width + c
 		p, at := f.at(t)
 		cos, sin := f.cos[t*half:(t+1)*half], f.sin[t*half:(t+1)*half]
-		for h := range heads {
+		for h := range to.heads {
 			from := src[h*dim*f.width+c:]
-			if !turned {
+			if to.turned && f.cfg.Interleaved {
+				for i := range half {
+					row[i], row[i+half] = from[2*i*f.width], from[(2*i+1)*f.width]
+				}
+			} else {
 				for i := range row {
 					row[i] = from[i*f.width]
 				}
-				put(p, h, at, row)
+			}
+			if to.bias != nil {
+				for i, b := range to.bias[h*dim:][:dim] {
+					row[i] += b
+				}
+			}
+			if to.norm != nil {
+				normalise(row, row, to.norm, 1, f.cfg.RMSNormEps)
+			}
+			if !to.turned {
+				to.put(p, h, at, row)
 				continue
 			}
+			// Elements i and i + half are a point of the plane.
 			for i := range half {
-				x, y := from[i*f.width], from[(i+half)*f.width]
+				x, y := row[i], row[i+half]
 				row[i] = x*cos[i] - y*sin[i]
 				row[i+half] = y*cos[i] + x*sin[i]
 			}
-			put(p, h, at, row)
+			to.put(p, h, at, row)
 		}
 	}
 }
 
-// attend does the attention of a layer: of the parts under its planner in one call, and of those that are dense in another.
+// attend does the attention of a layer, in a call for each of the ways in which parts see keys: under the layer's planner, all
+// keys, and a window.
 func (f *forward) attend(ctx context.Context, layer int) (results []*anchor.Result, err error) {
 	c := f.cfg
 	f.progress(float64(f.n)*float64(c.Hidden*(c.Heads+2*c.KVHeads)*c.HeadDim), 0, 0)
-	planner := f.planner(layer)
-	for _, dense := range []bool{false, true} {
-		var seqs []anchor.Sequence
-		work := 0.
-		for i := range f.parts {
-			p := &f.parts[i]
-			if p.Dense != dense {
-				continue
-			}
-			seqs = append(seqs, f.sequence(p, layer))
-			work += p.work
+	if f.opt.Capture != nil {
+		if err := f.capture(layer); err != nil {
+			return nil, err
 		}
+	}
+	const planned, dense, window = 0, 1, 2
+	var seqs [3][]anchor.Sequence
+	var work [3]float64
+	opt := anchor.Options{Costs: f.opt.Costs, Threads: f.opt.Threads}
+	planners := [3]anchor.Planner{f.planner(layer), anchor.Dense(), nil}
+	for i := range f.parts {
+		p, way := &f.parts[i], planned
+		s := f.sequence(p, layer)
+		switch w := f.window(p, layer); {
+		case w != 0:
+			// StreamingLLM without first keys and a tail is the window, and nothing else.
+			way, planners[window], s.Prompt = window, anchor.StreamingLLM(anchor.StreamingParams{Window: w}), 0
+		case p.Dense:
+			way = dense
+		}
+		seqs[way] = append(seqs[way], s)
+		work[way] += f.attention(p, layer)
+	}
+	for way, seqs := range seqs {
 		if len(seqs) == 0 {
 			continue
 		}
-		opt := anchor.Options{Planner: planner, Costs: f.opt.Costs, Threads: f.opt.Threads, AuditRows: f.opt.AuditRows}
-		if dense {
-			opt.Planner = anchor.Dense()
+		if opt.Planner, opt.AuditRows = planners[way], f.opt.AuditRows; way == window {
+			opt.AuditRows = 0
 		}
 		if f.opt.Progress != nil {
-			opt.Progress = func(share float64) { f.progress(0, work, share) }
+			opt.Progress = func(share float64) { f.progress(0, work[way], share) }
 		}
 		res, err := anchor.Attend(ctx, opt, seqs...)
 		if err != nil {
 			return nil, fmt.Errorf("model: layer %d: %w", layer, err)
 		}
-		f.progress(work, 0, 0)
+		f.progress(work[way], 0, 0)
 		results = append(results, res)
 	}
 	return results, nil
@@ -465,6 +527,20 @@ func (f *forward) sequence(p *part, layer int) anchor.Sequence {
 		s.Q = anchor.FromFloat32(f.q[from:to], c.Heads, p.n, c.HeadDim)
 	}
 	return s
+}
+
+// capture hands a layer's queries, keys and values to the caller.
+func (f *forward) capture(layer int) error {
+	p := &f.parts[0]
+	s := f.sequence(p, layer)
+	contiguous := func(t anchor.Tensor, first int) []float32 {
+		all := make([]float32, t.Heads()*p.n*t.Dim())
+		for i := range t.Heads() * p.n {
+			t.Read(all[i*t.Dim():(i+1)*t.Dim()], i/p.n, first+i%p.n)
+		}
+		return all
+	}
+	return f.opt.Capture(layer, contiguous(s.Q, 0), contiguous(s.K, p.first), contiguous(s.V, p.first))
 }
 
 // mix adds a layer's attention and then its MLP to the residual stream.
@@ -491,6 +567,16 @@ func (f *forward) mix(ctx context.Context, layer int) error {
 		})
 		x := f.x[from*c.Hidden*f.width:]
 		f.products(to-from, product{l.o, f.qkv, x, true})
+		if l.oBias != nil {
+			f.each(from, to, func(tile int) {
+				for d, b := range l.oBias {
+					row := f.x[(tile*c.Hidden+d)*f.width:][:f.columns(tile)]
+					for col := range row {
+						row[col] += b
+					}
+				}
+			})
+		}
 		f.each(from, to, func(tile int) { f.rmsNorm(tile, from, l.mlpNorm) })
 		f.products(to-from,
 			product{l.gate, f.normed, f.gate, false},

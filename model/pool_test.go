@@ -15,11 +15,11 @@ import (
 )
 
 // tinyModel returns a model of random weights.
-func tinyModel(t testing.TB, positions int) *Model {
+func tinyModel(t testing.TB, positions int, windows ...int) *Model {
 	t.Helper()
 	c := Config{
 		Vocab: 30, Hidden: 32, Intermediate: 20, Layers: 2, Heads: 4, KVHeads: 2, HeadDim: 8, MaxPositions: positions,
-		RMSNormEps: 1e-6, RopeTheta: 1000, BOS: -1,
+		RMSNormEps: 1e-6, RopeTheta: 1000, BOS: -1, Windows: windows,
 	}
 	rng := rand.New(rand.NewPCG(1, 1))
 	m, err := New(c, func(_ string, shape ...int) ([]float32, error) {
@@ -225,9 +225,13 @@ func TestEviction(t *testing.T) {
 }
 
 // A batch gives each of its sequences, of mixed lengths and with some text before or none, bit by bit what it would have alone,
-// in every type of cache and for any number of threads.
+// in every type of cache, with windows and without, and for any number of threads.
 func TestBatch(t *testing.T) {
-	m := tinyModel(t, 1000)
+	t.Run("all keys", func(t *testing.T) { testBatch(t, tinyModel(t, 1000)) })
+	t.Run("windows", func(t *testing.T) { testBatch(t, tinyModel(t, 1000, 0, 180)) }) // some parts are longer, some shorter
+}
+
+func testBatch(t *testing.T, m *Model) {
 	sparse := anchor.AnchorAttention(anchor.Params{Block: 8, Step: 4, Init: 4, Local: 4, Theta: 1, Tail: 10})
 	for _, dtype := range []anchor.DType{anchor.Float32, anchor.BFloat16, anchor.Float16, anchor.Int8} {
 		p, err := m.NewPool(dtype, 1<<30)
@@ -449,6 +453,10 @@ func TestPoolErrors(t *testing.T) {
 		_, _, err := m.ForwardBatch(context.Background(), test.parts, opt)
 		mustFail(err, test.want)
 	}
+	opt.Capture = func(int, []float32, []float32, []float32) error { return nil }
+	_, _, err = m.ForwardBatch(context.Background(), []Part{{Cache: a, IDs: []int32{1}}, {Cache: b, IDs: []int32{1}}}, opt)
+	mustFail(err, "Capture with a batch of 2 parts")
+	opt.Capture = nil
 	a.Close()
 	_, _, err = m.Forward(context.Background(), a, []int32{1}, opt)
 	mustFail(err, "overfill")
