@@ -50,9 +50,12 @@ func TestPages(t *testing.T) {
 		}
 	}
 	forLevels(t, func(t *testing.T, set *kernel.Set) {
-		for i, planner := range planners {
-			const heads, kvHeads, nq = 4, 2, 60
-			nk, dim := 320, []int{16, 20, 64}[i%3]
+		for i, planner := range slices.Concat(planners, planners) {
+			const heads, kvHeads, nk = 4, 2, 320
+			dim, nq := []int{16, 20, 64}[i%3], 60
+			if i >= len(planners) { // as when a model writes
+				nq = 1
+			}
 			p := newProblem(r, heads, kvHeads, nq, nk, dim)
 			for _, c := range []struct {
 				name  string

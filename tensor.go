@@ -231,7 +231,9 @@ func (t *Tensor) read(kernels *kernel.Set, dst []float32, head, row int) {
 	case Int8:
 		page, from, _, _ := t.find(head, row)
 		scale := t.scales[page][head*t.pageRows+row%t.pageRows]
-		for i, x := range t.i8[page][from:][:t.dim] {
+		row := t.i8[page][from:][:t.dim]
+		dst = dst[:len(row)]
+		for i, x := range row {
 			dst[i] = scale * float32(x)
 		}
 	}
