@@ -1,0 +1,105 @@
+package eval
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+	"sync"
+)
+
+// Version returns the version of the code: that of the module, or the commit it was built from, with "+dirty" if files
+// had been changed.
+var Version = sync.OnceValue(func() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	version := info.Main.Version
+	commit, dirty := "", ""
+	for _, s := range info.Settings {
+		switch {
+		case s.Key == "vcs.revision":
+			commit = s.Value
+		case s.Key == "vcs.modified" && s.Value == "true":
+			dirty = "+dirty"
+		}
+	}
+	if commit != "" && (version == "" || version == "(devel)") {
+		return commit + dirty
+	}
+	if version == "" {
+		return "(devel)"
+	}
+	return version
+})
+
+// pieces of a file go into a fingerprint, of so many bytes each.
+const pieces, pieceSize = 64, 4096
+
+// Fingerprint returns an identity of the model at a path: a hash of its file, or of the files *.json, *.safetensors and *.jinja of
+// its directory. Of each file it takes the name, the length and 64 pieces spread over it, so that it takes no longer for
+// large models; small files are taken whole.
+func Fingerprint(path string) (string, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", err
+	}
+	names := []string{path}
+	if info.IsDir() {
+		entries, err := os.ReadDir(path) // sorted by name
+		if err != nil {
+			return "", err
+		}
+		names = nil
+		for _, e := range entries {
+			switch filepath.Ext(e.Name()) {
+			case ".json", ".safetensors", ".jinja":
+				names = append(names, filepath.Join(path, e.Name()))
+			}
+		}
+		if len(names) == 0 {
+			return "", fmt.Errorf("%s has no files of a model; want config.json and others", path)
+		}
+	}
+	hash := sha256.New()
+	for _, name := range names {
+		base := filepath.Base(name)
+		if !info.IsDir() {
+			base = strings.ToLower(filepath.Ext(name)) // a file may be renamed
+		}
+		if err := fingerprint(hash, base, name); err != nil {
+			return "", err
+		}
+	}
+	return hex.EncodeToString(hash.Sum(nil))[:32], nil
+}
+
+func fingerprint(w io.Writer, base, path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	size := info.Size()
+	fmt.Fprintf(w, "%q %d\n", base, size)
+	if size <= pieces*pieceSize {
+		_, err = io.Copy(w, f)
+		return err
+	}
+	for i := range int64(pieces) {
+		at := (size - pieceSize) / (pieces - 1) * i
+		if _, err := io.Copy(w, io.NewSectionReader(f, at, pieceSize)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
