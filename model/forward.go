@@ -285,6 +285,16 @@ func (f *forward) at(t int) (p *part, i int) {
 	return p, t - p.start
 }
 
+// runs calls do for the runs of columns of a tile that are of one part: n tokens from its i-th on, from column col on.
+func (f *forward) runs(tile int, do func(p *part, i, col, n int)) {
+	for col := 0; col < f.columns(tile); {
+		p, i := f.at(tile*f.width + col)
+		n := min(f.columns(tile)-col, p.n-i)
+		do(p, i, col, n)
+		col += n
+	}
+}
+
 // products is multiply, and counts the time it takes.
 func (f *forward) products(tiles int, all ...product) {
 	start := time.Now()
@@ -550,15 +560,17 @@ func (f *forward) mix(ctx context.Context, layer int) error {
 	return f.chunks(ctx, func(from, to int) {
 		f.each(from, to, func(tile int) {
 			dst := f.qkv[(tile-from)*heads*f.width:]
-			for col := range f.columns(tile) {
-				p, i := f.at(tile*f.width + col)
+			f.runs(tile, func(p *part, i, col, n int) {
 				for h := range c.Heads {
-					row := (p.start*c.Heads + h*p.n + i) * c.HeadDim
-					for i, v := range f.o[row : row+c.HeadDim] {
-						dst[(h*c.HeadDim+i)*f.width+col] = v
+					rows := f.o[(p.start*c.Heads+h*p.n+i)*c.HeadDim:][:n*c.HeadDim]
+					to := dst[h*c.HeadDim*f.width+col:]
+					for r := range n {
+						for d, v := range rows[r*c.HeadDim : (r+1)*c.HeadDim] {
+							to[d*f.width+r] = v
+						}
 					}
 				}
-			}
+			})
 			for col := f.columns(tile); col < f.width; col++ {
 				for i := range heads {
 					dst[i*f.width+col] = 0
