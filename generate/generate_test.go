@@ -275,7 +275,8 @@ func logProbs(r *generate.Result) []float64 {
 	return all
 }
 
-var small = anchor.Params{Block: 16, Step: 4, Init: 8, Local: 8, Theta: 1, Tail: 20}
+// small are parameters under which half the candidates of random heads are kept.
+var small = anchor.Params{Block: 16, Step: 4, Init: 8, Local: 8, Theta: 2.5, Tail: 20}
 
 // Whatever the chunks, whatever other requests there are, and whatever prefix another prompt has left behind: a request gets,
 // bit by bit, what it gets alone and in one call.
@@ -283,19 +284,25 @@ func TestSameAsAlone(t *testing.T) {
 	m := noise(t, 2000)
 	common := randomPrompt(600, 1)
 	var requests []generate.Request
-	for i, n := range []int{1, 40, 128, 300, 520, 555, 600} {
+	for i, n := range []int{1, 40, 128, 300, 400, 555, 600} {
 		prompt := append(slices.Clone(common[:n]), randomPrompt(5+37*i, uint64(2+i))...)
 		requests = append(requests, generate.Request{
 			Prompt: prompt, MaxTokens: 2 + i, LogProbs: true, TopLogProbs: 3,
 			Sampling: generate.Sampling{Temperature: 1, Seed: uint64(i)},
 		})
 	}
-	theta := anchor.Thetas{0, 1, 2, 30}
+	for i, n := range []int{130, 390, 400, 600} { // tails where others share
+		requests = append(requests, generate.Request{
+			Prompt: common[:n], MaxTokens: 2, LogProbs: true, Sampling: generate.Sampling{Temperature: 1, Seed: uint64(i)},
+		})
+	}
+	theta := anchor.Thetas{1, 2, 3, 30}
 	heads := small
 	heads.HeadTheta = theta
 	for _, a := range []generate.Attention{
 		dense,
 		{Method: "anchor", Params: small},
+		{Method: "anchor", Params: anchor.Params{Block: 16, Step: 12, Init: 8, Local: 8, Theta: 2.5, Tail: 20}, DenseLayers: []int{1}}, // groups that pages cut
 		{Method: "auto", Params: heads, DenseLayers: []int{0, 2}},
 		{Method: "anchor", Params: small, DenseBelow: 300},
 		{Method: "vecattention", Params: small},
@@ -303,7 +310,7 @@ func TestSameAsAlone(t *testing.T) {
 		{Method: "flexprefill", Params: small},
 	} {
 		types := []anchor.DType{anchor.Float32}
-		if a.Method == "anchor" && a.DenseBelow == 0 {
+		if a.Method == "anchor" && a.DenseBelow == 0 && a.DenseLayers == nil {
 			types = []anchor.DType{anchor.Float32, anchor.BFloat16, anchor.Float16, anchor.Int8}
 		}
 		for _, dtype := range types {
