@@ -13,6 +13,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/anchorattention/anchor"
+	"github.com/anchorattention/anchor/internal/parallel"
 	"github.com/anchorattention/anchor/model"
 	"github.com/anchorattention/anchor/tokenizer"
 )
@@ -22,7 +23,7 @@ type Options struct {
 	Attention  Attention
 	CacheType  anchor.DType  // of keys and values: F32, BF16, F16 or I8; 0 means F32
 	CacheBytes int64         // memory for the keys and values of all sequences; 0 means what the longest one takes
-	Chunk      int           // tokens of prompts that pass through the model at once, more or less; 0 means 4096
+	Chunk      int           // tokens of prompts that pass through the model at once, more or less; 0 means 2048 a thread, 4096 at least
 	Sequences  int           // that are worked on side by side at most; 0 means 16
 	Costs      *anchor.Costs // see anchor.Options
 	Threads    int           // goroutines to compute on; 0 means GOMAXPROCS
@@ -39,7 +40,9 @@ type Request struct {
 	LogProbs    bool                 // the log-probability of each token is wanted
 	TopLogProbs int                  // and those of so many of the likeliest, with LogProbs
 
-	AuditRows int // rows of the prompt, of each head and layer, whose exact recall is measured; 0 means no audit
+	// AuditRows is of how many rows of the prompt, of each head and layer, the exact recall is measured; 0 means no audit. A
+	// prompt that is audited is read while others wait.
+	AuditRows int
 
 	// Progress, when set, is called now and then with the share of the prompt's work that is done, ascending in
 	// [0, 1], by one goroutine at a time.
@@ -142,7 +145,7 @@ func New(m *model.Model, opt Options) (*Engine, error) {
 		opt.CacheType = anchor.Float32
 	}
 	if opt.Chunk == 0 {
-		opt.Chunk = 4096
+		opt.Chunk = max(4096, 2048*parallel.Threads(opt.Threads))
 	}
 	if opt.Sequences == 0 {
 		opt.Sequences = 16
