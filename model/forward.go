@@ -8,6 +8,7 @@ import (
 
 	"github.com/anchorattention/anchor"
 	"github.com/anchorattention/anchor/internal/kernel"
+	"github.com/anchorattention/anchor/internal/matrix"
 	"github.com/anchorattention/anchor/internal/parallel"
 )
 
@@ -91,6 +92,9 @@ type forward struct {
 	normed   []float32 // [Hidden, width]
 	qkv      []float32 // [Heads·HeadDim, width]; twice [KVHeads·HeadDim, width]
 	gate, up []float32 // [Intermediate, width]
+
+	inputs  []*matrix.Inputs // of products
+	scratch []matrix.Scratch // of threads
 
 	done, all float64 // work, in multiply-adds; attention counts as if dense
 	attention float64 // of it, that of attention in one layer

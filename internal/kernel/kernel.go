@@ -4,8 +4,8 @@
 // All matrices are row-major with a row stride given in elements. Nothing here knows of queries, keys or heads
 // beyond the names of arguments; packing, masking and scheduling stand above.
 //
-// The generic level is plain Go and is always built. On amd64 the levels avx2, avx512, avx512bf16 and amx, and on arm64
-// the level neon, are assembly printed by the generator in gen; the best that the machine can run is the default, and
+// The generic level is plain Go and is always built. On amd64 the levels avx2, avx512, avx512vnni, avx512bf16 and amx, and on
+// arm64 the level neon, are assembly printed by the generator in gen; the best that the machine can run is the default, and
 // the environment variable ANCHOR_CPU forces one by name. The build tag purego leaves the assembly out.
 //
 // # Pairs
@@ -52,7 +52,8 @@ type Set struct {
 	fma         func(rounds int)
 	flops       int // floating-point operations in one round of fma
 
-	pairs *pairs // nil where pairs of bfloat16s are not faster than float32s
+	pairs *pairs   // nil where pairs of bfloat16s are not faster than float32s
+	bytes *byteSet // nil where there are no products of bytes
 }
 
 // pairs are the kernels on pairs of bfloat16s.
@@ -61,6 +62,7 @@ type pairs struct {
 	twice    []tiles // of products with the sum of two matrices; nil where these are two products
 	expPairs func(rows int, x *float32, ld uintptr, n int, scale float32, m, l *float32, dst *uint32, ldd uintptr, next *uint16, ldn uintptr)
 	pair     func(n int, dst *uint32, even, odd *uint16) (bad uint32) // 0 if all of dst is finite
+	round    func(k, n int, src *float32, dst *uint32)                // k pairs of rows of n numbers
 	rows     int                                                      // row counts of a are multiples of it
 	depth    int                                                      // and those of pairs summed over, of this
 	tiling   Tiling
@@ -105,7 +107,7 @@ var (
 	maxFloat = float32(math.MaxFloat32)
 )
 
-// Name returns the level: generic, avx2, avx512, avx512bf16, amx or neon.
+// Name returns the level: generic, avx2, avx512, avx512vnni, avx512bf16, amx or neon.
 func (s *Set) Name() string { return s.name }
 
 // Levels returns the sets that this machine can run, the slowest (generic) first.

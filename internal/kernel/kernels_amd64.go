@@ -299,6 +299,9 @@ func expPairsAVX512BF16(rows int, x *float32, ld uintptr, n int, scale float32, 
 func pairAVX512BF16(n int, dst *uint32, even, odd *uint16) (bad uint32)
 
 //go:noescape
+func roundAVX512BF16(k, n int, src *float32, dst *uint32)
+
+//go:noescape
 func dotAVX512BF16(rounds int)
 
 //go:noescape
@@ -345,3 +348,42 @@ func endAMX()
 
 //go:noescape
 func dotAMX(rounds int)
+
+//go:noescape
+func quantiseAVX512VNNI(groups int, src *float32, lds uintptr, dst *uint32)
+
+//go:noescape
+func dotBytes8AVX512VNNI(groups int, w, x *uint32, out *float32)
+
+//go:noescape
+func dotBytes1AVX512VNNI(groups int, w, x *uint32, out *float32)
+
+//go:noescape
+func dotBytes8MinAVX512VNNI(groups int, w, x *uint32, out *float32)
+
+//go:noescape
+func dotBytes1MinAVX512VNNI(groups int, w, x *uint32, out *float32)
+
+//go:noescape
+func dotBytes8HalvesAVX512VNNI(groups int, w, x *uint32, out *float32)
+
+//go:noescape
+func dotBytes1HalvesAVX512VNNI(groups int, w, x *uint32, out *float32)
+
+//go:noescape
+func unpackQ8_0AVX512VNNI(blocks int, src *byte, step uintptr, dst *uint32)
+
+//go:noescape
+func unpackQ4_0AVX512VNNI(blocks int, src *byte, step uintptr, dst *uint32)
+
+//go:noescape
+func unpackQ4_KAVX512VNNI(blocks int, src *byte, step uintptr, dst *uint32)
+
+//go:noescape
+func unpackQ5_KAVX512VNNI(blocks int, src *byte, step uintptr, dst *uint32)
+
+//go:noescape
+func unpackQ6_KAVX512VNNI(blocks int, src *byte, step uintptr, dst *uint32)
+
+//go:noescape
+func dotBytesAVX512VNNI(rounds int)

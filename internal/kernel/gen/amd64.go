@@ -94,6 +94,7 @@ func amd64() *printer {
 	}
 	p.exp(true)
 	p.pair()
+	p.round()
 	p.dot()
 	for _, rows := range []int{2, 1} {
 		for _, cols := range []int{4, 2, 1} {
@@ -103,6 +104,7 @@ func amd64() *printer {
 	}
 	p.amxTiles()
 	p.amxPeak()
+	x86{out, avx512vnni}.onBytes()
 	return out
 }
 
@@ -701,6 +703,17 @@ func (p x86) pair() {
 	p.f("\tVPANDD Z3, Z0, Z0\n\tVPCMPEQW Z3, Z0, K1\n\tKORD K1, K0, K0")
 	p.f("\tADDQ $%[1]d, SI\n\tADDQ $%[1]d, DX\n\tADDQ $%[2]d, DI\n\tSUBQ $%[3]d, AX\n\tJNZ loop", columns*2, columns*4, columns)
 	p.f("\tKMOVD K0, AX\n\tMOVL AX, bad+32(FP)")
+	p.ret()
+}
+
+// round makes pairs of two rows of numbers.
+func (p x86) round() {
+	p.text("round"+p.name, "k, n int, src *float32, dst *uint32", 32)
+	p.f("\tMOVQ k+0(FP), AX\n\tMOVQ n+8(FP), R8\n\tMOVQ src+16(FP), SI\n\tMOVQ dst+24(FP), DI\n\tSHLQ $2, R8\n\tVMOVDQU32 ·interleave+0(SB), Z2")
+	p.f("\nrow:\n\tMOVQ R8, CX\n\nloop:\n\tVMOVUPS (SI), Z0\n\tVMOVUPS (SI)(R8*1), Z1")
+	p.cvtne2ps2bf16(0, 1, 0)
+	p.f("\tVPERMW Z0, Z2, Z0\n\tVMOVDQU32 Z0, (DI)\n\tADDQ $64, SI\n\tADDQ $64, DI\n\tSUBQ $64, CX\n\tJNZ loop")
+	p.f("\tADDQ R8, SI\n\tDECQ AX\n\tJNZ row")
 	p.ret()
 }
 
