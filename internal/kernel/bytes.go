@@ -34,8 +34,8 @@ type byteSet struct {
 }
 
 type byteFormat struct {
-	unpack     func(blocks int, src *byte, step uintptr, dst *uint32) // of Lanes rows
-	eight, one func(groups int, w, x *uint32, out *float32)           // products with so many columns
+	unpack     func(blocks int, src *byte, step, ahead uintptr, dst *uint32) // of Lanes rows; ahead of src is read later
+	eight, one func(groups int, w, x *uint32, out *float32)                  // adds products with so many columns
 }
 
 const (
@@ -63,26 +63,27 @@ func (s *Set) Quantise(k int, src []float32, lds int, dst []uint32) {
 	s.bytes.quantise(k/groupSize, &src[0], uintptr(lds)*size, &dst[0])
 }
 
-// UnpackPanel unpacks Lanes rows of k numbers, which follow one another in src, to a panel. It asks for the bytes after
-// them, which are thought to be unpacked next.
-func (s *Set) UnpackPanel(f Format, k int, src []byte, dst []uint32) {
-	blocks := k / formats[f].numbers
-	step := blocks * formats[f].bytes
-	if k == 0 || k%formats[f].numbers != 0 {
-		panic(fmt.Sprintf("kernel: UnpackPanel with k = %d", k))
+// UnpackPanel unpacks the numbers [from, to), whole blocks, of Lanes rows to a panel. The rows, of k numbers, follow one
+// another in src. It asks for a part of the bytes after them, which are thought to be unpacked next.
+func (s *Set) UnpackPanel(f Format, k, from, to int, src []byte, dst []uint32) {
+	numbers, bytes := formats[f].numbers, formats[f].bytes
+	if from < 0 || from >= to || to > k || k%numbers != 0 || from%numbers != 0 || to%numbers != 0 {
+		panic(fmt.Sprintf("kernel: UnpackPanel of numbers %d … %d of %d", from, to, k))
 	}
-	_, _ = src[Lanes*step-1], dst[f.PanelSize(k)-1]
-	s.bytes.formats[f].unpack(blocks, &src[0], uintptr(step), &dst[0])
+	step, first := k/numbers*bytes, from/numbers*bytes
+	_, _ = src[Lanes*step-1], dst[f.PanelSize(to-from)-1]
+	s.bytes.formats[f].unpack((to-from)/numbers, &src[first], uintptr(step), uintptr(Lanes*step+(Lanes-1)*first), &dst[0])
 }
 
-// MultiplyPanel multiplies a panel of rows of k numbers by the columns [from, to) that Quantise has made of inputs:
-// out[j*Lanes+i] is the product of row i and column j. Columns in the same eight as those are computed too, or left. A
-// product does not depend on which columns are computed with it: those of 32 numbers are exact, and added up in order.
-func (s *Set) MultiplyPanel(f Format, k int, panel, inputs []uint32, from, to int, out []float32) {
+// MultiplyPanel adds, to out[j*Lanes+i], the product of row i of a panel and column j of inputs that Quantise has made, for
+// the columns [from, to) and perhaps others of the same eight. The panel has k numbers of a row; inputs begin with those
+// to multiply them by. A product does not depend on what is computed with it, nor on where its sum is cut into calls: sums of
+// 32 numbers are exact, and added up in order.
+func (s *Set) MultiplyPanel(f Format, k int, panel, inputs []uint32, from, to int, out *[Lanes * Lanes]float32) {
 	if k == 0 || k%groupSize != 0 || from < 0 || to > Lanes {
 		panic(fmt.Sprintf("kernel: MultiplyPanel with k = %d, columns %d … %d", k, from, to))
 	}
-	_, _, _ = panel[f.PanelSize(k)-1], inputs[InputSize(k)-1], out[Lanes*Lanes-1]
+	_, _ = panel[f.PanelSize(k)-1], inputs[InputSize(k)-1]
 	kernels := &s.bytes.formats[f]
 	const few = 4 // from here on eight columns take less time than so many single ones
 	for from < to {

@@ -371,19 +371,19 @@ func dotBytes8HalvesAVX512VNNI(groups int, w, x *uint32, out *float32)
 func dotBytes1HalvesAVX512VNNI(groups int, w, x *uint32, out *float32)
 
 //go:noescape
-func unpackQ8_0AVX512VNNI(blocks int, src *byte, step uintptr, dst *uint32)
+func unpackQ8_0AVX512VNNI(blocks int, src *byte, step, ahead uintptr, dst *uint32)
 
 //go:noescape
-func unpackQ4_0AVX512VNNI(blocks int, src *byte, step uintptr, dst *uint32)
+func unpackQ4_0AVX512VNNI(blocks int, src *byte, step, ahead uintptr, dst *uint32)
 
 //go:noescape
-func unpackQ4_KAVX512VNNI(blocks int, src *byte, step uintptr, dst *uint32)
+func unpackQ4_KAVX512VNNI(blocks int, src *byte, step, ahead uintptr, dst *uint32)
 
 //go:noescape
-func unpackQ5_KAVX512VNNI(blocks int, src *byte, step uintptr, dst *uint32)
+func unpackQ5_KAVX512VNNI(blocks int, src *byte, step, ahead uintptr, dst *uint32)
 
 //go:noescape
-func unpackQ6_KAVX512VNNI(blocks int, src *byte, step uintptr, dst *uint32)
+func unpackQ6_KAVX512VNNI(blocks int, src *byte, step, ahead uintptr, dst *uint32)
 
 //go:noescape
 func dotBytesAVX512VNNI(rounds int)

@@ -13262,14 +13262,14 @@ TEXT ·dotBytes8AVX512VNNI(SB), NOSPLIT, $0-32
 	MOVQ x+16(FP), DI
 	MOVQ out+24(FP), DX
 	ADDQ $512, DI
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
+	VMOVUPS 0(DX), Z0
+	VMOVUPS 64(DX), Z1
+	VMOVUPS 128(DX), Z2
+	VMOVUPS 192(DX), Z3
+	VMOVUPS 256(DX), Z4
+	VMOVUPS 320(DX), Z5
+	VMOVUPS 384(DX), Z6
+	VMOVUPS 448(DX), Z7
 	PCALIGN $64
 
 group:
@@ -13400,7 +13400,7 @@ TEXT ·dotBytes1AVX512VNNI(SB), NOSPLIT, $0-32
 	MOVQ x+16(FP), DI
 	MOVQ out+24(FP), DX
 	ADDQ $512, DI
-	VPXORD Z0, Z0, Z0
+	VMOVUPS 0(DX), Z0
 	PCALIGN $64
 
 group:
@@ -13440,14 +13440,14 @@ TEXT ·dotBytes8MinAVX512VNNI(SB), NOSPLIT, $0-32
 	MOVQ x+16(FP), DI
 	MOVQ out+24(FP), DX
 	ADDQ $512, DI
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
+	VMOVUPS 0(DX), Z0
+	VMOVUPS 64(DX), Z1
+	VMOVUPS 128(DX), Z2
+	VMOVUPS 192(DX), Z3
+	VMOVUPS 256(DX), Z4
+	VMOVUPS 320(DX), Z5
+	VMOVUPS 384(DX), Z6
+	VMOVUPS 448(DX), Z7
 	PCALIGN $64
 
 group:
@@ -13587,7 +13587,7 @@ TEXT ·dotBytes1MinAVX512VNNI(SB), NOSPLIT, $0-32
 	MOVQ x+16(FP), DI
 	MOVQ out+24(FP), DX
 	ADDQ $512, DI
-	VPXORD Z0, Z0, Z0
+	VMOVUPS 0(DX), Z0
 	PCALIGN $64
 
 group:
@@ -13629,14 +13629,14 @@ TEXT ·dotBytes8HalvesAVX512VNNI(SB), NOSPLIT, $0-32
 	MOVQ x+16(FP), DI
 	MOVQ out+24(FP), DX
 	ADDQ $512, DI
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	VPXORD Z4, Z4, Z4
-	VPXORD Z5, Z5, Z5
-	VPXORD Z6, Z6, Z6
-	VPXORD Z7, Z7, Z7
+	VMOVUPS 0(DX), Z0
+	VMOVUPS 64(DX), Z1
+	VMOVUPS 128(DX), Z2
+	VMOVUPS 192(DX), Z3
+	VMOVUPS 256(DX), Z4
+	VMOVUPS 320(DX), Z5
+	VMOVUPS 384(DX), Z6
+	VMOVUPS 448(DX), Z7
 	PCALIGN $64
 
 group:
@@ -13800,7 +13800,7 @@ TEXT ·dotBytes1HalvesAVX512VNNI(SB), NOSPLIT, $0-32
 	MOVQ x+16(FP), DI
 	MOVQ out+24(FP), DX
 	ADDQ $512, DI
-	VPXORD Z0, Z0, Z0
+	VMOVUPS 0(DX), Z0
 	PCALIGN $64
 
 group:
@@ -13838,17 +13838,18 @@ group:
 	VZEROUPPER
 	RET
 
-// func unpackQ8_0AVX512VNNI(blocks int, src *byte, step uintptr, dst *uint32)
-TEXT ·unpackQ8_0AVX512VNNI(SB), NOSPLIT, $0-32
+// func unpackQ8_0AVX512VNNI(blocks int, src *byte, step, ahead uintptr, dst *uint32)
+TEXT ·unpackQ8_0AVX512VNNI(SB), NOSPLIT, $0-40
 	MOVQ blocks+0(FP), AX
 	MOVQ src+8(FP), SI
 	MOVQ step+16(FP), R8
-	MOVQ dst+24(FP), DI
+	MOVQ ahead+24(FP), R13
+	MOVQ dst+32(FP), DI
 	LEAQ (R8)(R8*2), R9
 	LEAQ (SI)(R8*4), R10
 	LEAQ (SI)(R8*8), R11
 	LEAQ (R10)(R8*8), R12
-	LEAQ (R11)(R8*8), R13
+	ADDQ SI, R13
 	VPBROADCASTD ·signBits+0(SB), Z31
 
 block:
@@ -13949,17 +13950,18 @@ block:
 	VZEROUPPER
 	RET
 
-// func unpackQ4_0AVX512VNNI(blocks int, src *byte, step uintptr, dst *uint32)
-TEXT ·unpackQ4_0AVX512VNNI(SB), NOSPLIT, $0-32
+// func unpackQ4_0AVX512VNNI(blocks int, src *byte, step, ahead uintptr, dst *uint32)
+TEXT ·unpackQ4_0AVX512VNNI(SB), NOSPLIT, $0-40
 	MOVQ blocks+0(FP), AX
 	MOVQ src+8(FP), SI
 	MOVQ step+16(FP), R8
-	MOVQ dst+24(FP), DI
+	MOVQ ahead+24(FP), R13
+	MOVQ dst+32(FP), DI
 	LEAQ (R8)(R8*2), R9
 	LEAQ (SI)(R8*4), R10
 	LEAQ (SI)(R8*8), R11
 	LEAQ (R10)(R8*8), R12
-	LEAQ (R11)(R8*8), R13
+	ADDQ SI, R13
 	VPBROADCASTD ·lowNibbles+0(SB), Z31
 	VPBROADCASTD ·byteLess8+0(SB), Z30
 
@@ -14053,17 +14055,18 @@ block:
 	VZEROUPPER
 	RET
 
-// func unpackQ4_KAVX512VNNI(blocks int, src *byte, step uintptr, dst *uint32)
-TEXT ·unpackQ4_KAVX512VNNI(SB), NOSPLIT, $0-32
+// func unpackQ4_KAVX512VNNI(blocks int, src *byte, step, ahead uintptr, dst *uint32)
+TEXT ·unpackQ4_KAVX512VNNI(SB), NOSPLIT, $0-40
 	MOVQ blocks+0(FP), AX
 	MOVQ src+8(FP), SI
 	MOVQ step+16(FP), R8
-	MOVQ dst+24(FP), DI
+	MOVQ ahead+24(FP), R13
+	MOVQ dst+32(FP), DI
 	LEAQ (R8)(R8*2), R9
 	LEAQ (SI)(R8*4), R10
 	LEAQ (SI)(R8*8), R11
 	LEAQ (R10)(R8*8), R12
-	LEAQ (R11)(R8*8), R13
+	ADDQ SI, R13
 	VPBROADCASTD ·lowNibbles+0(SB), Z31
 	VPBROADCASTD ·signBits+0(SB), Z30
 	VPBROADCASTD ·bit4+0(SB), Z29
@@ -14557,17 +14560,18 @@ block:
 	VZEROUPPER
 	RET
 
-// func unpackQ5_KAVX512VNNI(blocks int, src *byte, step uintptr, dst *uint32)
-TEXT ·unpackQ5_KAVX512VNNI(SB), NOSPLIT, $0-32
+// func unpackQ5_KAVX512VNNI(blocks int, src *byte, step, ahead uintptr, dst *uint32)
+TEXT ·unpackQ5_KAVX512VNNI(SB), NOSPLIT, $0-40
 	MOVQ blocks+0(FP), AX
 	MOVQ src+8(FP), SI
 	MOVQ step+16(FP), R8
-	MOVQ dst+24(FP), DI
+	MOVQ ahead+24(FP), R13
+	MOVQ dst+32(FP), DI
 	LEAQ (R8)(R8*2), R9
 	LEAQ (SI)(R8*4), R10
 	LEAQ (SI)(R8*8), R11
 	LEAQ (R10)(R8*8), R12
-	LEAQ (R11)(R8*8), R13
+	ADDQ SI, R13
 	VPBROADCASTD ·lowNibbles+0(SB), Z31
 	VPBROADCASTD ·signBits+0(SB), Z30
 	VPBROADCASTD ·bit4+0(SB), Z29
@@ -15229,17 +15233,18 @@ block:
 	VZEROUPPER
 	RET
 
-// func unpackQ6_KAVX512VNNI(blocks int, src *byte, step uintptr, dst *uint32)
-TEXT ·unpackQ6_KAVX512VNNI(SB), NOSPLIT, $0-32
+// func unpackQ6_KAVX512VNNI(blocks int, src *byte, step, ahead uintptr, dst *uint32)
+TEXT ·unpackQ6_KAVX512VNNI(SB), NOSPLIT, $0-40
 	MOVQ blocks+0(FP), AX
 	MOVQ src+8(FP), SI
 	MOVQ step+16(FP), R8
-	MOVQ dst+24(FP), DI
+	MOVQ ahead+24(FP), R13
+	MOVQ dst+32(FP), DI
 	LEAQ (R8)(R8*2), R9
 	LEAQ (SI)(R8*4), R10
 	LEAQ (SI)(R8*8), R11
 	LEAQ (R10)(R8*8), R12
-	LEAQ (R11)(R8*8), R13
+	ADDQ SI, R13
 	VPBROADCASTD ·lowNibbles+0(SB), Z31
 	VPBROADCASTD ·bits45+0(SB), Z30
 	VPBROADCASTD ·byteLess32+0(SB), Z29

@@ -145,9 +145,9 @@ func (in *Inputs) floats(tile int) []float32 {
 
 // Scratch is memory that Multiply needs, for one goroutine. The zero value is ready.
 type Scratch struct {
-	words []uint32
-	out   [panelRows * kernel.Lanes]float32
-	turn  [kernel.Lanes * kernel.Lanes]float32
+	words          []uint32
+	out            [panelRows * kernel.Lanes]float32
+	products, turn [kernel.Lanes * kernel.Lanes]float32
 }
 
 func (s *Scratch) get(n int) []uint32 {
@@ -254,20 +254,15 @@ func (m *Matrix) multiplyPairs(in *Inputs, from, to, first, last int, c []float3
 				for j := 0; j < in.width; j += kernel.Lanes {
 					k.GemmPairs(k.PairRows(), kernel.Lanes, pairs, rows, m.cols, b[j:], in.width, s.turn[:], kernel.Lanes, false)
 					for i := range left {
-						put(out[(whole+i)*in.width+j:][:kernel.Lanes], s.turn[i*kernel.Lanes:], add)
+						row, src := out[(whole+i)*in.width+j:][:kernel.Lanes], s.turn[i*kernel.Lanes:][:kernel.Lanes]
+						if add {
+							k.Add(row, src)
+						} else {
+							copy(row, src)
+						}
 					}
 				}
 			}
-		}
-	}
-}
-
-func put(dst, src []float32, add bool) {
-	for i := range dst {
-		if add {
-			dst[i] += src[i]
-		} else {
-			dst[i] = src[i]
 		}
 	}
 }
@@ -325,50 +320,71 @@ func scatter(dst, src []float32, step int, add bool) {
 	}
 }
 
-// multiplyBytes unpacks panels, and as many at a time as stay in the second-level cache while tiles of tokens pass by.
+// multiplyBytes unpacks panels, and as many at a time as stay in the second-level cache while tiles of tokens pass by. For
+// few tokens it unpacks what stays in the first-level cache.
 func (m *Matrix) multiplyBytes(in *Inputs, from, to, first, last, tokens int, c []float32, add bool, s *Scratch) {
 	k, f := in.kernels, formats[m.typ]
-	size, step := f.PanelSize(m.cols), kernel.InputSize(m.cols)
-	many := max(1, scratchBytes/4/size)
+	many, slice := max(1, scratchBytes/4/f.PanelSize(m.cols)), m.cols
 	if last-first == 1 && tokens <= kernel.Lanes {
-		many = 1
+		many, slice = 1, min(m.cols, 512)
 	}
+	size := f.PanelSize(slice)
 	panels := s.get(many * size)
 	bytes := kernel.Lanes * m.rowBytes()
 	for ; from < to; from += many * kernel.Lanes {
 		count := min(many, (to-from+kernel.Lanes-1)/kernel.Lanes)
-		for i := range count {
-			row := from + i*kernel.Lanes
-			data := m.data[row*m.rowBytes():]
+		data := func(panel int) []byte {
+			data := m.data[(from+panel*kernel.Lanes)*m.rowBytes():]
 			if len(data) < bytes { // fewer rows
 				data = append(make([]byte, 0, bytes), data...)[:bytes]
 			}
-			k.UnpackPanel(f, m.cols, data, panels[i*size:])
+			return data
+		}
+		if many == 1 {
+			data, x := data(0), in.words[first*in.step():]
+			clear(s.products[:])
+			for p := 0; p < m.cols; p += slice {
+				end := min(p+slice, m.cols)
+				k.UnpackPanel(f, m.cols, p, end, data, panels)
+				k.MultiplyPanel(f, end-p, panels, x[kernel.InputSize(p):], 0, min(tokens, kernel.Lanes), &s.products)
+			}
+			m.put(in, from, min(to, from+kernel.Lanes), first, 0, tokens, c, add, s)
+			continue
+		}
+		for i := range count {
+			k.UnpackPanel(f, m.cols, 0, m.cols, data(i), panels[i*size:])
 		}
 		for t := first; t < last; t++ {
-			for j := 0; j < min(in.width, tokens); j += kernel.Lanes {
-				x := in.words[t*in.step()+j/kernel.Lanes*step:]
+			for j := 0; j < tokens; j += kernel.Lanes {
+				x := in.words[t*in.step()+kernel.InputSize(m.cols)*(j/kernel.Lanes):]
 				for i := range count {
+					clear(s.products[:])
+					k.MultiplyPanel(f, m.cols, panels[i*size:], x, 0, min(tokens-j, kernel.Lanes), &s.products)
 					row := from + i*kernel.Lanes
-					rows, cols := min(kernel.Lanes, to-row), min(kernel.Lanes, tokens-j)
-					dst := c[(t*m.rows+row)*in.width+j:]
-					k.MultiplyPanel(f, m.cols, panels[i*size:], x, 0, cols, s.out[:])
-					if cols <= fewTokens {
-						for col := range cols {
-							scatter(dst[col:], s.out[col*kernel.Lanes:][:rows], in.width, add)
-						}
-						continue
-					}
-					kernel.Transpose(k, kernel.Lanes, kernel.Lanes, s.out[:], kernel.Lanes, s.turn[:], kernel.Lanes)
-					for r := range rows {
-						if add {
-							k.Add(dst[r*in.width:][:cols], s.turn[r*kernel.Lanes:][:cols])
-						} else {
-							copy(dst[r*in.width:][:cols], s.turn[r*kernel.Lanes:])
-						}
-					}
+					m.put(in, row, min(to, row+kernel.Lanes), t, j, tokens, c, add, s)
 				}
 			}
+		}
+	}
+}
+
+// put writes or adds products of at most Lanes rows and tokens, which lie by tokens, to c.
+func (m *Matrix) put(in *Inputs, from, to, tile, token, tokens int, c []float32, add bool, s *Scratch) {
+	cols := min(tokens-token, kernel.Lanes)
+	dst := c[(tile*m.rows+from)*in.width+token:]
+	if cols <= fewTokens {
+		for j := range cols {
+			scatter(dst[j:], s.products[j*kernel.Lanes:][:to-from], in.width, add)
+		}
+		return
+	}
+	kernel.Transpose(in.kernels, kernel.Lanes, kernel.Lanes, s.products[:], kernel.Lanes, s.turn[:], kernel.Lanes)
+	for i := range to - from {
+		row, src := dst[i*in.width:][:cols], s.turn[i*kernel.Lanes:][:cols]
+		if add {
+			in.kernels.Add(row, src)
+		} else {
+			copy(row, src)
 		}
 	}
 }

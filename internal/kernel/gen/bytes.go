@@ -82,7 +82,7 @@ func (p x86) quantise() {
 	p.ret()
 }
 
-// dotBytes multiplies a panel of 16 rows by some columns. Sums of whole numbers begin at the columns' correction, for
+// dotBytes adds products of a panel of 16 rows and some columns. Sums of whole numbers begin at the columns' correction, for
 // weights are 128 too large, and end with the group; then they are scaled and added up in single precision.
 func (p x86) dotBytes(kind groupKind, columns int) {
 	p.text(fmt.Sprintf("dotBytes%d%s%s", columns, kind, p.name), "groups int, w, x *uint32, out *float32", 32)
@@ -90,7 +90,7 @@ func (p x86) dotBytes(kind groupKind, columns int) {
 	sum := func(t int) int { return t }
 	whole := func(t int) int { return 8 + t }
 	for t := range columns {
-		p.f("\tVPXORD Z%[1]d, Z%[1]d, Z%[1]d", sum(t))
+		p.f("\tVMOVUPS %d(DX), Z%d", 64*t, sum(t))
 	}
 	p.f("\tPCALIGN $64\n\ngroup:")
 	some := func(first, quads, correction, scale int) {
@@ -133,11 +133,11 @@ func (p x86) dotBytes(kind groupKind, columns int) {
 }
 
 // unpack begins a kernel that unpacks blocks of 16 rows: AX counts blocks, the rows 0, 4, 8 and 12 are at SI, R10, R11
-// and R12, step and three times step in R8 and R9, what is read next at R13, and DI is where they go.
+// and R12, step and three times step in R8 and R9, what is read later at R13, and DI is where they go.
 func (p x86) unpack(name string) {
-	p.text("unpack"+name+p.name, "blocks int, src *byte, step uintptr, dst *uint32", 32)
-	p.f("\tMOVQ blocks+0(FP), AX\n\tMOVQ src+8(FP), SI\n\tMOVQ step+16(FP), R8\n\tMOVQ dst+24(FP), DI")
-	p.f("\tLEAQ (R8)(R8*2), R9\n\tLEAQ (SI)(R8*4), R10\n\tLEAQ (SI)(R8*8), R11\n\tLEAQ (R10)(R8*8), R12\n\tLEAQ (R11)(R8*8), R13")
+	p.text("unpack"+name+p.name, "blocks int, src *byte, step, ahead uintptr, dst *uint32", 40)
+	p.f("\tMOVQ blocks+0(FP), AX\n\tMOVQ src+8(FP), SI\n\tMOVQ step+16(FP), R8\n\tMOVQ ahead+24(FP), R13\n\tMOVQ dst+32(FP), DI")
+	p.f("\tLEAQ (R8)(R8*2), R9\n\tLEAQ (SI)(R8*4), R10\n\tLEAQ (SI)(R8*8), R11\n\tLEAQ (R10)(R8*8), R12\n\tADDQ SI, R13")
 }
 
 // end closes the loop over blocks of so many bytes, which become size bytes.
