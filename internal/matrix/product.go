@@ -342,13 +342,13 @@ func (m *Matrix) multiplyBytes(in *Inputs, from, to, first, last, tokens int, c 
 		}
 		if many == 1 {
 			data, x := data(0), in.words[first*in.step():]
-			clear(s.products[:])
+			m.get(in, from, min(to, from+kernel.Lanes), first, 0, tokens, c, add, s)
 			for p := 0; p < m.cols; p += slice {
 				end := min(p+slice, m.cols)
 				k.UnpackPanel(f, m.cols, p, end, data, panels)
 				k.MultiplyPanel(f, end-p, panels, x[kernel.InputSize(p):], 0, min(tokens, kernel.Lanes), &s.products)
 			}
-			m.put(in, from, min(to, from+kernel.Lanes), first, 0, tokens, c, add, s)
+			m.put(in, from, min(to, from+kernel.Lanes), first, 0, tokens, c, s)
 			continue
 		}
 		for i := range count {
@@ -358,35 +358,46 @@ func (m *Matrix) multiplyBytes(in *Inputs, from, to, first, last, tokens int, c 
 			for j := 0; j < tokens; j += kernel.Lanes {
 				x := in.words[t*in.step()+kernel.InputSize(m.cols)*(j/kernel.Lanes):]
 				for i := range count {
-					clear(s.products[:])
-					k.MultiplyPanel(f, m.cols, panels[i*size:], x, 0, min(tokens-j, kernel.Lanes), &s.products)
 					row := from + i*kernel.Lanes
-					m.put(in, row, min(to, row+kernel.Lanes), t, j, tokens, c, add, s)
+					m.get(in, row, min(to, row+kernel.Lanes), t, j, tokens, c, add, s)
+					k.MultiplyPanel(f, m.cols, panels[i*size:], x, 0, min(tokens-j, kernel.Lanes), &s.products)
+					m.put(in, row, min(to, row+kernel.Lanes), t, j, tokens, c, s)
 				}
 			}
 		}
 	}
 }
 
-// put writes or adds products of at most Lanes rows and tokens, which lie by tokens, to c.
-func (m *Matrix) put(in *Inputs, from, to, tile, token, tokens int, c []float32, add bool, s *Scratch) {
-	cols := min(tokens-token, kernel.Lanes)
-	dst := c[(tile*m.rows+from)*in.width+token:]
-	if cols <= fewTokens {
+// get begins products of at most Lanes rows and tokens, which lie by tokens: with zeros, or with what c has if they are to be
+// added.
+func (m *Matrix) get(in *Inputs, from, to, tile, token, tokens int, c []float32, add bool, s *Scratch) {
+	src := c[(tile*m.rows+from)*in.width+token:]
+	switch cols := min(tokens-token, kernel.Lanes); {
+	case !add:
+		clear(s.products[:])
+	case cols <= fewTokens || to-from < kernel.Lanes:
 		for j := range cols {
-			scatter(dst[j:], s.products[j*kernel.Lanes:][:to-from], in.width, add)
+			for i := range to - from {
+				s.products[j*kernel.Lanes+i] = src[i*in.width+j]
+			}
+		}
+	default: // columns without a token are there, and do no harm
+		kernel.Transpose(in.kernels, kernel.Lanes, kernel.Lanes, src, in.width, s.products[:], kernel.Lanes)
+	}
+}
+
+// put writes such products to c.
+func (m *Matrix) put(in *Inputs, from, to, tile, token, tokens int, c []float32, s *Scratch) {
+	dst := c[(tile*m.rows+from)*in.width+token:]
+	if cols := min(tokens-token, kernel.Lanes); cols < kernel.Lanes || to-from < kernel.Lanes {
+		for j := range cols {
+			for i, x := range s.products[j*kernel.Lanes:][:to-from] {
+				dst[i*in.width+j] = x
+			}
 		}
 		return
 	}
-	kernel.Transpose(in.kernels, kernel.Lanes, kernel.Lanes, s.products[:], kernel.Lanes, s.turn[:], kernel.Lanes)
-	for i := range to - from {
-		row, src := dst[i*in.width:][:cols], s.turn[i*kernel.Lanes:][:cols]
-		if add {
-			in.kernels.Add(row, src)
-		} else {
-			copy(row, src)
-		}
-	}
+	kernel.Transpose(in.kernels, kernel.Lanes, kernel.Lanes, s.products[:], kernel.Lanes, dst, in.width)
 }
 
 // multiplyColumn multiplies by the first token of a tile alone. Vector levels get the columns without a token for
