@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/anchorattention/anchor"
 	"github.com/anchorattention/anchor/internal/kernel"
 	"github.com/anchorattention/anchor/internal/matrix"
 	"github.com/anchorattention/anchor/internal/parallel"
@@ -126,5 +127,63 @@ func BenchmarkDecode(b *testing.B) {
 				return 4 * float64(len(memory))
 			})
 		})
+	}
+}
+
+// A source of weights of one type, by chance.
+type chance struct {
+	b *testing.B
+	t matrix.Type
+}
+
+func (s chance) matrix(_ string, rows, cols int) (*matrix.Matrix, error) {
+	return benchMatrix(s.b, s.t, rows, cols), nil
+}
+
+func (s chance) vector(_ string, n int) (*matrix.Matrix, error) {
+	return benchMatrix(s.b, matrix.F32, 1, n), nil
+}
+
+// BenchmarkForward reports what a model of SmolLM2-135M's shape takes for prompts and for single tokens after them, and how
+// much of that is attention.
+func BenchmarkForward(b *testing.B) {
+	c := Config{
+		Vocab: 49152, Hidden: 576, Intermediate: 1536, Layers: 30, Heads: 9, KVHeads: 3, HeadDim: 64, MaxPositions: 1 << 15,
+		RMSNormEps: 1e-5, RopeTheta: 1e5, Tied: true, BOS: -1,
+	}
+	for _, t := range []matrix.Type{matrix.F32, matrix.BF16, matrix.Q8_0} {
+		m, err := build(c, chance{b, t})
+		if err != nil {
+			b.Fatal(err)
+		}
+		cache, err := m.NewCache(2100)
+		if err != nil {
+			b.Fatal(err)
+		}
+		for _, n := range []int{2048, 1} {
+			b.Run(fmt.Sprint(t, "/", n), func(b *testing.B) {
+				ids := make([]int32, n)
+				var attention, other, best float64
+				for b.Loop() {
+					keep := 0
+					if n == 1 {
+						keep = 100
+					}
+					if err := cache.Truncate(min(keep, cache.Len())); err != nil {
+						b.Fatal(err)
+					}
+					_, s, err := m.Forward(b.Context(), cache, ids, ForwardOptions{Planner: anchor.Dense()})
+					if err != nil {
+						b.Fatal(err)
+					}
+					if total := s.AttentionSeconds + s.OtherSeconds; best == 0 || total < best {
+						attention, other, best = s.AttentionSeconds, s.OtherSeconds, total
+					}
+				}
+				b.ReportMetric(float64(n)/best, "tokens/s")
+				b.ReportMetric(1000*attention, "ms-attention")
+				b.ReportMetric(1000*other, "ms-other")
+			})
+		}
 	}
 }

@@ -46,6 +46,9 @@ type Set struct {
 	scaleCols   func(rows int, x *float32, ld uintptr, n int, f *float32)
 	add         func(n int, dst, src *float32)
 	finite      func(n int, x *float32) (bad uint32) // 0 if all of x is finite
+	swiGLU      func(n int, gate, up *float32)
+	squares     func(rows int, x *float32, ld uintptr, sum *float64)           // of Lanes columns
+	scaleBoth   func(rows int, dst, src *float32, ld uintptr, f, row *float32) // Lanes columns
 	bf16, f16   func(n int, dst *float32, src *uint16)
 	addBF16     func(n int, dst *float32, src *uint16)
 	prefetch    func(p *float32, lines int) // nil where there is none
@@ -322,6 +325,34 @@ func (s *Set) ScaleCols(rows, n int, x []float32, ld int, f []float32) {
 	}
 	_, _ = x[(rows-1)*ld+n-1], f[n-1]
 	s.scaleCols(rows, &x[0], uintptr(ld)*size, n, &f[0])
+}
+
+// SwiGLU replaces gate by gate·sigmoid(gate)·up, which is as long, a multiple of Lanes.
+func (s *Set) SwiGLU(gate, up []float32) {
+	if empty("SwiGLU", 1, len(gate)) {
+		return
+	}
+	_ = up[len(gate)-1]
+	s.swiGLU(len(gate), &gate[0], &up[0])
+}
+
+// Normalise scales the columns of src [len(weight), n], n a multiple of Lanes, to a mean square of one less what eps adds to
+// it, and row i by weight[i]. dst may be src. Sums of squares are in double precision.
+func (s *Set) Normalise(n int, dst, src, weight []float32, eps float64) {
+	rows := len(weight)
+	if empty("Normalise", rows, n) {
+		return
+	}
+	_, _ = dst[rows*n-1], src[rows*n-1]
+	for j := 0; j < n; j += Lanes {
+		var sum [Lanes]float64
+		var factor [Lanes]float32
+		s.squares(rows, &src[j], uintptr(n)*size, &sum[0])
+		for i, x := range sum {
+			factor[i] = float32(1 / math.Sqrt(x/float64(rows)+eps))
+		}
+		s.scaleBoth(rows, &dst[j], &src[j], uintptr(n)*size, &factor[0], &weight[0])
+	}
 }
 
 // Finite reports whether x holds no NaN and no infinity.

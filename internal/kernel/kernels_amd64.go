@@ -80,6 +80,15 @@ func addBF16AVX2(n int, dst *float32, src *uint16)
 func f16AVX2(n int, dst *float32, src *uint16)
 
 //go:noescape
+func swiGLUAVX2(n int, gate, up *float32)
+
+//go:noescape
+func squaresAVX2(rows int, x *float32, ld uintptr, sum *float64)
+
+//go:noescape
+func scaleBothAVX2(rows int, dst, src *float32, ld uintptr, f, row *float32)
+
+//go:noescape
 func fmaAVX2(rounds int)
 
 //go:noescape
@@ -210,6 +219,15 @@ func addBF16AVX512(n int, dst *float32, src *uint16)
 
 //go:noescape
 func f16AVX512(n int, dst *float32, src *uint16)
+
+//go:noescape
+func swiGLUAVX512(n int, gate, up *float32)
+
+//go:noescape
+func squaresAVX512(rows int, x *float32, ld uintptr, sum *float64)
+
+//go:noescape
+func scaleBothAVX512(rows int, dst, src *float32, ld uintptr, f, row *float32)
 
 //go:noescape
 func fmaAVX512(rounds int)
