@@ -80,6 +80,15 @@ func addBF16AVX2(n int, dst *float32, src *uint16)
 func f16AVX2(n int, dst *float32, src *uint16)
 
 //go:noescape
+func swiGLUAVX2(n int, gate, up *float32)
+
+//go:noescape
+func squaresAVX2(rows int, x *float32, ld uintptr, sum *float64)
+
+//go:noescape
+func scaleBothAVX2(rows int, dst, src *float32, ld uintptr, f, row *float32)
+
+//go:noescape
 func fmaAVX2(rounds int)
 
 //go:noescape
@@ -212,6 +221,15 @@ func addBF16AVX512(n int, dst *float32, src *uint16)
 func f16AVX512(n int, dst *float32, src *uint16)
 
 //go:noescape
+func swiGLUAVX512(n int, gate, up *float32)
+
+//go:noescape
+func squaresAVX512(rows int, x *float32, ld uintptr, sum *float64)
+
+//go:noescape
+func scaleBothAVX512(rows int, dst, src *float32, ld uintptr, f, row *float32)
+
+//go:noescape
 func fmaAVX512(rounds int)
 
 //go:noescape
@@ -299,6 +317,9 @@ func expPairsAVX512BF16(rows int, x *float32, ld uintptr, n int, scale float32, 
 func pairAVX512BF16(n int, dst *uint32, even, odd *uint16) (bad uint32)
 
 //go:noescape
+func roundAVX512BF16(k, n int, src *float32, dst *uint32)
+
+//go:noescape
 func dotAVX512BF16(rounds int)
 
 //go:noescape
@@ -345,3 +366,42 @@ func endAMX()
 
 //go:noescape
 func dotAMX(rounds int)
+
+//go:noescape
+func quantiseAVX512VNNI(groups int, src *float32, lds uintptr, dst *uint32)
+
+//go:noescape
+func dotBytes8AVX512VNNI(groups int, w, x *uint32, out *float32)
+
+//go:noescape
+func dotBytes1AVX512VNNI(groups int, w, x *uint32, out *float32)
+
+//go:noescape
+func dotBytes8MinAVX512VNNI(groups int, w, x *uint32, out *float32)
+
+//go:noescape
+func dotBytes1MinAVX512VNNI(groups int, w, x *uint32, out *float32)
+
+//go:noescape
+func dotBytes8HalvesAVX512VNNI(groups int, w, x *uint32, out *float32)
+
+//go:noescape
+func dotBytes1HalvesAVX512VNNI(groups int, w, x *uint32, out *float32)
+
+//go:noescape
+func unpackQ8_0AVX512VNNI(blocks int, src *byte, step, ahead uintptr, dst *uint32)
+
+//go:noescape
+func unpackQ4_0AVX512VNNI(blocks int, src *byte, step, ahead uintptr, dst *uint32)
+
+//go:noescape
+func unpackQ4_KAVX512VNNI(blocks int, src *byte, step, ahead uintptr, dst *uint32)
+
+//go:noescape
+func unpackQ5_KAVX512VNNI(blocks int, src *byte, step, ahead uintptr, dst *uint32)
+
+//go:noescape
+func unpackQ6_KAVX512VNNI(blocks int, src *byte, step, ahead uintptr, dst *uint32)
+
+//go:noescape
+func dotBytesAVX512VNNI(rounds int)
