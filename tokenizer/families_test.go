@@ -58,6 +58,7 @@ func familyTexts(t *testing.T) []string {
 			texts = append(texts, c.Text)
 		}
 	}
+	texts = append(texts, "McDonaldHTTPServer ǅungla ʰa\u0301B ABCdef-Ghi /// path/to/file\r\n/")
 	return append(texts, book.Text()[20_000:22_000])
 }
 
@@ -139,6 +140,15 @@ func families() map[string]map[string]any {
 		"post_processor": object{"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false},
 		"decoder":        object{"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false},
 		"model":          model(vocab, merges, object{"continuing_subword_prefix": "", "end_of_word_suffix": ""}),
+	})
+
+	vocab, merges = trainBytes(scanTekken)
+	list = added(vocab, false, addedToken{Content: "<unk>", Special: true}, addedToken{Content: "<s>", Special: true}, addedToken{Content: "[INST]", Special: true})
+	out["tekken"] = file(object{
+		"added_tokens":  list,
+		"pre_tokenizer": sequence("pretokenizers", split(patternTekken), byteLevel), "post_processor": template("<s>", len(vocab)+1),
+		"decoder": object{"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
+		"model":   model(vocab, merges, object{"ignore_merges": true}),
 	})
 
 	spm := object{"unk_token": "<unk>", "fuse_unk": true, "byte_fallback": true}

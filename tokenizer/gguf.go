@@ -51,6 +51,7 @@ var ggufPres = func() map[string]ggufPre {
 		"qwen2":            {scan: []scanner{scanQwen2}, compose: true},
 		"smaug-bpe":        {scan: []scanner{scanLlama3}},
 		"smollm":           {scan: []scanner{scanDigit, scanGPT2}},
+		"tekken":           {scan: []scanner{scanTekken}, ignoreMerges: true, addBOS: true},
 	}
 }()
 
@@ -75,9 +76,10 @@ const maxPiece = 1024
 //
 // The names of pre-tokenizers known are llama-bpe, llama3, llama-v3 and
 // smaug-bpe (the pattern of Llama 3), qwen2 and deepseek-r1-qwen (of Qwen2),
-// smollm, gpt-2, and default (llama.cpp's own). What a file does not say is as
+// smollm, tekken (of Mistral's later models), gpt-2, and default (llama.cpp's
+// own). What a file does not say is as
 // in llama.cpp: llama begins texts with id 1 and puts a space before them; gpt2
-// does neither, but for those of Llama 3, which have a beginning.
+// does neither, but for those of Llama 3 and tekken, which have a beginning.
 //
 // Tokens of the types control and unknown are special. They and the user-defined
 // ones are found in the text before anything else. Empty tokens do not exist.

@@ -61,7 +61,7 @@ func TestParseErrors(t *testing.T) {
 		{smallBPE, `"normalizer": null`, `"normalizer": {"type":"Sequence"}`, `normalizer.normalizers: missing`},
 
 		{smallBPE, byteLevel, `{"type":"Punctuation"}`, `pre_tokenizer.type: "Punctuation" is not supported, want one of ByteLevel, Digits, Metaspace, Split, Whitespace, WhitespaceSplit, Sequence: {"type":"Punctuation"}`},
-		{smallBPE, byteLevel, `{"type":"Split","pattern":{"Regex":"\\p{N}{1,3}"},"behavior":"Isolated","invert":false}`, `pre_tokenizer.pattern.Regex: "\\p{N}{1,3}" is not supported, want that of GPT-2, Llama 3 or Qwen2`},
+		{smallBPE, byteLevel, `{"type":"Split","pattern":{"Regex":"\\p{N}{1,3}"},"behavior":"Isolated","invert":false}`, `pre_tokenizer.pattern.Regex: "\\p{N}{1,3}" is not supported, want that of GPT-2, Llama 3, Qwen2 or Tekken`},
 		{smallBPE, byteLevel, `{"type":"Split","pattern":{"String":" "},"behavior":"Isolated","invert":false}`, `pre_tokenizer.pattern.String: " " is not supported, want a Regex`},
 		{smallBPE, byteLevel, `{"type":"Split","pattern":{},"behavior":"Isolated","invert":false}`, `pre_tokenizer.pattern.Regex: missing`},
 		{smallBPE, byteLevel, `{"type":"Split"}`, `pre_tokenizer.pattern: missing`},

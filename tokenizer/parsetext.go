@@ -126,7 +126,7 @@ func (c *component) scanner() (scanner, error) {
 	}
 	scan, ok := patterns[regex]
 	if !ok {
-		return nil, fmt.Errorf("%s.pattern.Regex: %q is not supported, want that of GPT-2, Llama 3 or Qwen2", c.path, excerpt(regex))
+		return nil, fmt.Errorf("%s.pattern.Regex: %q is not supported, want that of GPT-2, Llama 3, Qwen2 or Tekken", c.path, excerpt(regex))
 	}
 	// The patterns match any text whole, so that nothing is between matches: it
 	// does not matter what is done with that.

@@ -8,7 +8,8 @@
 //   - added tokens, such as <|im_end|>, are cut out of the text first;
 //   - the normalizers rewrite what is left (Lowercase, NFC, Prepend, Replace);
 //   - the pre-tokenizers split it into words (ByteLevel, Digits, Metaspace, Split
-//     by the patterns of GPT-2, Llama 3 and Qwen2, Whitespace, WhitespaceSplit);
+//     by the patterns of GPT-2, Llama 3, Qwen2 and Tekken, Whitespace,
+//     WhitespaceSplit);
 //   - the model turns each word into ids (BPE of bytes or, as SentencePiece does
 //     it, of characters with byte fallback; WordLevel);
 //   - the post-processor adds tokens such as the beginning of sequence
