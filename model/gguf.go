@@ -256,7 +256,9 @@ func ggufConfig(f *gguf.File) (Config, *Metadata, error) {
 		return Config{}, nil, err
 	}
 	c.BOS, c.EOS = meta.Vocabulary.ends(f)
-	inFile := func(err error) error { return fmt.Errorf("%s: metadata: %s", f.Name(), ggufFields.Replace(err.Error())) }
+	inFile := func(err error) error {
+		return fmt.Errorf("%s: metadata: %s", f.Name(), ggufFields.Replace(err.Error()))
+	}
 	if err := c.checkSizes(); err != nil { // before there is memory for every layer
 		return Config{}, nil, inFile(err)
 	}
