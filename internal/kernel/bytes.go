@@ -20,22 +20,23 @@ var formats = [...]struct{ numbers, bytes, words int }{
 
 // A byteSet is the kernels on bytes.
 //
-// A panel is Lanes rows of weights. A group of 32 numbers of it is eight vectors, four numbers of each row in a lane, 128
-// added to each number, for one factor of the instruction has no sign; then the rows' scales; then their minima (Q4_K,
+// A panel is Lanes rows of weights. A group of 32 numbers of it is eight vectors, four numbers of each row in a lane, with 128
+// added to each where one factor of the instruction has no sign; then the rows' scales; then their minima (Q4_K,
 // Q5_K), or the scales of the second half (Q6_K, whose scales are those of 16 numbers).
 //
 // Inputs are Lanes columns of numbers to multiply them by. A group of them is eight vectors too; then the columns' scales,
 // −128 times the sum of their numbers, the same for the two halves of the group, and scale times sum.
 type byteSet struct {
 	quantise func(groups int, src *float32, lds uintptr, dst *uint32)
+	columns  int // that products take at once
 	formats  [Q6_K + 1]byteFormat
 	dot      func(rounds int)
 	ops      int // operations in one round of dot
 }
 
 type byteFormat struct {
-	unpack     func(blocks int, src *byte, step, ahead uintptr, dst *uint32) // of Lanes rows; ahead of src is read later
-	eight, one func(groups int, w, x *uint32, out *float32)                  // adds products with so many columns
+	unpack    func(blocks int, src *byte, step, ahead uintptr, dst *uint32) // of Lanes rows; ahead of src is read later
+	many, one func(groups int, w, x *uint32, out *float32)                  // adds products with columns, or one
 }
 
 const (
@@ -76,7 +77,7 @@ func (s *Set) UnpackPanel(f Format, k, from, to int, src []byte, dst []uint32) {
 }
 
 // MultiplyPanel adds, to out[j*Lanes+i], the product of row i of a panel and column j of inputs that Quantise has made, for
-// the columns [from, to) and perhaps others of the same eight. The panel has k numbers of a row; inputs begin with those
+// the columns [from, to) and perhaps others beside them. The panel has k numbers of a row; inputs begin with those
 // to multiply them by. A product does not depend on what is computed with it, nor on where its sum is cut into calls: sums of
 // 32 numbers are exact, and added up in order.
 func (s *Set) MultiplyPanel(f Format, k int, panel, inputs []uint32, from, to int, out *[Lanes * Lanes]float32) {
@@ -84,12 +85,12 @@ func (s *Set) MultiplyPanel(f Format, k int, panel, inputs []uint32, from, to in
 		panic(fmt.Sprintf("kernel: MultiplyPanel with k = %d, columns %d … %d", k, from, to))
 	}
 	_, _ = panel[f.PanelSize(k)-1], inputs[InputSize(k)-1]
-	kernels := &s.bytes.formats[f]
-	const few = 4 // from here on eight columns take less time than so many single ones
+	kernels, many := &s.bytes.formats[f], s.bytes.columns
 	for from < to {
-		if n := min(8-from%8, to-from); n >= few {
-			at := from &^ 7
-			kernels.eight(k/groupSize, &panel[0], &inputs[at], &out[at*Lanes])
+		// More than a few columns take less time with all beside them than one after the other.
+		if n := min(many-from%many, to-from); 2*n >= many {
+			at := from - from%many
+			kernels.many(k/groupSize, &panel[0], &inputs[at], &out[at*Lanes])
 			from += n
 			continue
 		}

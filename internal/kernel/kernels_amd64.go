@@ -233,6 +233,84 @@ func scaleBothAVX512(rows int, dst, src *float32, ld uintptr, f, row *float32)
 func fmaAVX512(rounds int)
 
 //go:noescape
+func quantiseAVX2(groups int, src *float32, lds uintptr, dst *uint32)
+
+//go:noescape
+func dotBytes4AVX2(groups int, w, x *uint32, out *float32)
+
+//go:noescape
+func dotBytes1AVX2(groups int, w, x *uint32, out *float32)
+
+//go:noescape
+func dotBytes4MinAVX2(groups int, w, x *uint32, out *float32)
+
+//go:noescape
+func dotBytes1MinAVX2(groups int, w, x *uint32, out *float32)
+
+//go:noescape
+func dotBytes4HalvesAVX2(groups int, w, x *uint32, out *float32)
+
+//go:noescape
+func dotBytes1HalvesAVX2(groups int, w, x *uint32, out *float32)
+
+//go:noescape
+func unpackQ8_0AVX2(blocks int, src *byte, step, ahead uintptr, dst *uint32)
+
+//go:noescape
+func unpackQ4_0AVX2(blocks int, src *byte, step, ahead uintptr, dst *uint32)
+
+//go:noescape
+func unpackQ4_KAVX2(blocks int, src *byte, step, ahead uintptr, dst *uint32)
+
+//go:noescape
+func unpackQ5_KAVX2(blocks int, src *byte, step, ahead uintptr, dst *uint32)
+
+//go:noescape
+func unpackQ6_KAVX2(blocks int, src *byte, step, ahead uintptr, dst *uint32)
+
+//go:noescape
+func dotBytesAVX2(rounds int)
+
+//go:noescape
+func quantiseAVX512VNNI(groups int, src *float32, lds uintptr, dst *uint32)
+
+//go:noescape
+func dotBytes8AVX512VNNI(groups int, w, x *uint32, out *float32)
+
+//go:noescape
+func dotBytes1AVX512VNNI(groups int, w, x *uint32, out *float32)
+
+//go:noescape
+func dotBytes8MinAVX512VNNI(groups int, w, x *uint32, out *float32)
+
+//go:noescape
+func dotBytes1MinAVX512VNNI(groups int, w, x *uint32, out *float32)
+
+//go:noescape
+func dotBytes8HalvesAVX512VNNI(groups int, w, x *uint32, out *float32)
+
+//go:noescape
+func dotBytes1HalvesAVX512VNNI(groups int, w, x *uint32, out *float32)
+
+//go:noescape
+func unpackQ8_0AVX512VNNI(blocks int, src *byte, step, ahead uintptr, dst *uint32)
+
+//go:noescape
+func unpackQ4_0AVX512VNNI(blocks int, src *byte, step, ahead uintptr, dst *uint32)
+
+//go:noescape
+func unpackQ4_KAVX512VNNI(blocks int, src *byte, step, ahead uintptr, dst *uint32)
+
+//go:noescape
+func unpackQ5_KAVX512VNNI(blocks int, src *byte, step, ahead uintptr, dst *uint32)
+
+//go:noescape
+func unpackQ6_KAVX512VNNI(blocks int, src *byte, step, ahead uintptr, dst *uint32)
+
+//go:noescape
+func dotBytesAVX512VNNI(rounds int)
+
+//go:noescape
 func dot8x48RowsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
 
 //go:noescape
@@ -366,42 +444,3 @@ func endAMX()
 
 //go:noescape
 func dotAMX(rounds int)
-
-//go:noescape
-func quantiseAVX512VNNI(groups int, src *float32, lds uintptr, dst *uint32)
-
-//go:noescape
-func dotBytes8AVX512VNNI(groups int, w, x *uint32, out *float32)
-
-//go:noescape
-func dotBytes1AVX512VNNI(groups int, w, x *uint32, out *float32)
-
-//go:noescape
-func dotBytes8MinAVX512VNNI(groups int, w, x *uint32, out *float32)
-
-//go:noescape
-func dotBytes1MinAVX512VNNI(groups int, w, x *uint32, out *float32)
-
-//go:noescape
-func dotBytes8HalvesAVX512VNNI(groups int, w, x *uint32, out *float32)
-
-//go:noescape
-func dotBytes1HalvesAVX512VNNI(groups int, w, x *uint32, out *float32)
-
-//go:noescape
-func unpackQ8_0AVX512VNNI(blocks int, src *byte, step, ahead uintptr, dst *uint32)
-
-//go:noescape
-func unpackQ4_0AVX512VNNI(blocks int, src *byte, step, ahead uintptr, dst *uint32)
-
-//go:noescape
-func unpackQ4_KAVX512VNNI(blocks int, src *byte, step, ahead uintptr, dst *uint32)
-
-//go:noescape
-func unpackQ5_KAVX512VNNI(blocks int, src *byte, step, ahead uintptr, dst *uint32)
-
-//go:noescape
-func unpackQ6_KAVX512VNNI(blocks int, src *byte, step, ahead uintptr, dst *uint32)
-
-//go:noescape
-func dotBytesAVX512VNNI(rounds int)

@@ -14,19 +14,22 @@ var (
 	}
 	// firstLanes has masks of the first lanes of eight: all of them, and less and less.
 	firstLanes = [2 * 8]int32{-1, -1, -1, -1, -1, -1, -1, -1}
-	// Of numbers as bytes: their largest, the smallest largest magnitude that is told from zero, and bits of four at once.
-	byteMost   float32 = 127
-	byteTiny   float32 = 0x1p-100
-	byteUnit   float32 = 1.0 / 128
-	absBits    uint32  = 1<<31 - 1
-	lowByte    uint32  = 0xff
-	signBits   uint32  = 0x80808080
-	lowNibbles uint32  = 0x0f0f0f0f
-	bit4       uint32  = 0x10101010
-	bits45     uint32  = 0x30303030
-	low6       uint32  = 0x3f3f3f3f
-	byteLess8  uint32  = 0x78787878 // 128 − 8 each
-	byteLess32 uint32  = 0x60606060 // 128 − 32 each
+	// Of numbers as bytes: their largest, and the smallest largest magnitude that is told from zero.
+	byteMost float32 = 127
+	byteTiny float32 = 0x1p-100
+	// Bits, bytes and words.
+	absBits    uint32 = 1<<31 - 1
+	lowByte    uint32 = 0xff
+	lowNibbles uint32 = 0x0f0f0f0f
+	bit4       uint32 = 0x10101010
+	bits45     uint32 = 0x30303030
+	low6       uint32 = 0x3f3f3f3f
+	plus128    uint32 = 0x80808080
+	plus120    uint32 = 0x78787878
+	plus96     uint32 = 0x60606060
+	minus8     uint32 = 0xf8f8f8f8
+	minus32    uint32 = 0xe0e0e0e0
+	wordOnes   uint32 = 0x00010001
 	// bf16Inf is two infinities: their bits are the exponents'.
 	bf16Inf uint32 = 0x7f807f80
 	// tileConfig makes all eight AMX tiles 16 rows of 64 bytes.
@@ -57,6 +60,18 @@ func native() []*Set {
 		colMax: colMaxAVX2, expSum: expSumAVX2, mask: maskAVX2, sel: selectAVX2, transpose: transposeAVX2,
 		scale: scaleAVX2, scaleStream: scaleStreamAVX2, scaleCols: scaleColsAVX2, add: addAVX2, finite: finiteAVX2,
 		swiGLU: swiGLUAVX2, squares: squaresAVX2, scaleBoth: scaleBothAVX2, bf16: bf16AVX2, f16: f16AVX2, addBF16: addBF16AVX2, prefetch: prefetch,
+		bytes: &byteSet{
+			quantise: quantiseAVX2,
+			columns:  4,
+			formats: [...]byteFormat{
+				Q8_0: {unpackQ8_0AVX2, dotBytes4AVX2, dotBytes1AVX2},
+				Q4_0: {unpackQ4_0AVX2, dotBytes4AVX2, dotBytes1AVX2},
+				Q4_K: {unpackQ4_KAVX2, dotBytes4MinAVX2, dotBytes1MinAVX2},
+				Q5_K: {unpackQ5_KAVX2, dotBytes4MinAVX2, dotBytes1MinAVX2},
+				Q6_K: {unpackQ6_KAVX2, dotBytes4HalvesAVX2, dotBytes1HalvesAVX2},
+			},
+			dot: dotBytesAVX2, ops: 2 * 32 * 48,
+		},
 		fma: fmaAVX2, flops: 2 * 8 * 48,
 	}}
 	if !x.HasAVX512F || !x.HasAVX512DQ || !x.HasAVX512BW || !x.HasAVX512VL {
@@ -91,6 +106,7 @@ func native() []*Set {
 		swiGLU: swiGLUAVX512, squares: squaresAVX512, scaleBoth: scaleBothAVX512, bf16: bf16AVX512, f16: f16AVX512, addBF16: addBF16AVX512, prefetch: prefetch,
 		fma: fmaAVX512, flops: 2 * 16 * 48,
 	}
+	avx512.bytes = sets[0].bytes
 	sets = append(sets, &avx512)
 	best := &avx512
 	if x.HasAVX512VNNI {
@@ -98,6 +114,7 @@ func native() []*Set {
 		vnni.name = "avx512vnni"
 		vnni.bytes = &byteSet{
 			quantise: quantiseAVX512VNNI,
+			columns:  8,
 			formats: [...]byteFormat{
 				Q8_0: {unpackQ8_0AVX512VNNI, dotBytes8AVX512VNNI, dotBytes1AVX512VNNI},
 				Q4_0: {unpackQ4_0AVX512VNNI, dotBytes8AVX512VNNI, dotBytes1AVX512VNNI},

@@ -88,6 +88,8 @@ func amd64() *printer {
 		p.scaleBoth()
 		p.fma()
 	}
+	x86{out, avx2}.onBytes()
+	x86{out, avx512vnni}.onBytes()
 	p := x86{out, avx512bf16}
 	for _, t := range p.tiles {
 		for _, rows := range t.rows {
@@ -107,7 +109,6 @@ func amd64() *printer {
 	}
 	p.amxTiles()
 	p.amxPeak()
-	x86{out, avx512vnni}.onBytes()
 	return out
 }
 

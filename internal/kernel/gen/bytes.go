@@ -1,9 +1,12 @@
 package main
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // What a group of 32 numbers takes in bytes, of 16 rows of weights and of 16 columns of numbers to multiply these by:
-// see kernel.Bytes.
+// see kernel.byteSet.
 const (
 	quadBytes  = 64               // four numbers of each row or column
 	dataBytes  = 8 * quadBytes    // the numbers of a group
@@ -12,7 +15,7 @@ const (
 	panelTwice = dataBytes + 2*64 // of rows with two kinds of scales
 )
 
-// A group kind says what scales a group of weights has.
+// A groupKind says what scales a group of weights has.
 type groupKind string
 
 const (
@@ -23,11 +26,12 @@ const (
 
 var avx512vnni = isa{name: "AVX512VNNI", reg: "Z", lanes: 16}
 
-// onBytes prints the kernels on bytes.
+// onBytes prints the kernels on bytes. The instruction of AVX-512 VNNI wants one factor without a sign: there weights are
+// made 128 larger. AVX2 kernels give the signs of weights to the other factor.
 func (p x86) onBytes() {
 	p.quantise()
 	for _, kind := range []groupKind{oneScale, minimum, twoScales} {
-		for _, columns := range []int{8, 1} {
+		for _, columns := range p.byteColumns() {
 			p.dotBytes(kind, columns)
 		}
 	}
@@ -36,100 +40,209 @@ func (p x86) onBytes() {
 	p.unpackK("Q4_K", 144)
 	p.unpackK("Q5_K", 176)
 	p.unpackQ6()
-	p.peak("dotBytes", func(x, acc int) { p.f("\tVPDPBUSD Z%d, Z%d, Z%d", x, x, acc) })
+	p.peak("dotBytes", func(x, acc int) { p.dot4(x, x, acc, 13, 14, 15) })
+}
+
+// byteColumns are the numbers of columns that products of bytes are printed for: as many as registers allow, and one.
+func (p x86) byteColumns() []int {
+	if p.wide() {
+		return []int{8, 1}
+	}
+	return []int{4, 1}
+}
+
+// d prints an instruction whose name ends with its kind of element at AVX-512 alone.
+func (p x86) d(op, suffix string, operands ...any) {
+	if p.wide() {
+		op += suffix
+	}
+	s := make([]string, len(operands))
+	for i, o := range operands {
+		if r, ok := o.(int); ok {
+			o = p.v(r)
+		}
+		s[i] = fmt.Sprint(o)
+	}
+	p.f("\t%s %s", op, strings.Join(s, ", "))
+}
+
+func (p x86) and(a any, b, to int)      { p.d("VPAND", "D", a, b, to) }
+func (p x86) or(a any, b, to int)       { p.d("VPOR", "D", a, b, to) }
+func (p x86) xor(a any, b, to int)      { p.d("VPXOR", "D", a, b, to) }
+func (p x86) load(at string, to int)    { p.d("VMOVDQU", "32", at, to) }
+func (p x86) store(from int, at string) { p.d("VMOVDQU", "32", from, at) }
+
+func (p x86) spread(constant string, to int) { p.d("VPBROADCASTD", "", "·"+constant+"+0(SB)", to) }
+
+// parts is how many vectors 16 rows or columns are.
+func (p x86) parts() int { return columns / p.lanes }
+
+// dot4 adds to every lane of acc the products of four bytes of w and of x. Without AVX-512 VNNI it uses three registers more,
+// the first of them with ones in its 16-bit lanes.
+func (p x86) dot4(w, x, acc, ones, a, b int) {
+	if p.wide() {
+		p.f("\tVPDPBUSD Z%d, Z%d, Z%d", x, w, acc)
+		return
+	}
+	p.f("\tVPABSB Y%d, Y%d\n\tVPSIGNB Y%d, Y%d, Y%d\n\tVPMADDUBSW Y%d, Y%d, Y%d", w, a, w, x, b, b, a, a)
+	p.f("\tVPMADDWD Y%d, Y%d, Y%d\n\tVPADDD Y%d, Y%d, Y%d", ones, a, a, a, acc, acc)
 }
 
 // quantise turns 32 rows of 16 columns to bytes, and four of these to lanes. The largest magnitude is found among bit
 // patterns, where NaN is the largest of all and spoils the scale.
 func (p x86) quantise() {
 	p.text("quantise"+p.name, "groups int, src *float32, lds uintptr, dst *uint32", 32)
-	p.f("\tMOVQ groups+0(FP), AX\n\tMOVQ src+8(FP), SI\n\tMOVQ lds+16(FP), R8\n\tMOVQ dst+24(FP), DI\n\tLEAQ (R8)(R8*2), R9")
-	const abs, most, tiny, low, ones, by = 31, 30, 29, 28, 27, 26
-	p.f("\tVPBROADCASTD ·absBits+0(SB), Z%d\n\tVBROADCASTSS ·byteMost+0(SB), Z%d\n\tVBROADCASTSS ·byteTiny+0(SB), Z%d", abs, most, tiny)
-	p.f("\tVPBROADCASTD ·lowByte+0(SB), Z%d\n\tVPBROADCASTD ·signBits+0(SB), Z%d\n\tVBROADCASTSS ·byteUnit+0(SB), Z%d", low, ones, by)
-	at := func(i int) string { return []string{"(BX)", "(BX)(R8*1)", "(BX)(R8*2)", "(BX)(R9*1)"}[i%4] }
-	p.f("\ngroup:\n\tMOVQ SI, BX")
-	for i := range 4 {
-		p.f("\tVPXORD Z%[1]d, Z%[1]d, Z%[1]d", i)
-	}
-	for i := range 32 {
-		p.f("\tVPANDD %s, Z%d, Z%d\n\tVPMAXUD Z%d, Z%d, Z%d", at(i), abs, 4+i%4, 4+i%4, i%4, i%4)
-		if i%4 == 3 {
-			p.f("\tLEAQ (BX)(R8*4), BX")
-		}
-	}
-	p.f("\tVPMAXUD Z1, Z0, Z0\n\tVPMAXUD Z3, Z2, Z2\n\tVPMAXUD Z2, Z0, Z0")
-	p.f("\tVDIVPS Z%d, Z0, Z1", most)                                        // the scale
-	p.f("\tVCMPPS $13, Z%d, Z0, K1\n\tVDIVPS.Z Z0, Z%d, K1, Z2", tiny, most) // what numbers are multiplied by
-	p.f("\tVPXORD Z3, Z3, Z3\n\tVPXORD Z4, Z4, Z4")                          // 128 times the sums of the halves
-	for quad := range 8 {
-		x := func(i int) int { return 8 + quad%2*4 + i }
+	p.f("\tMOVQ groups+0(FP), AX\n\tMOVQ src+8(FP), DX\n\tMOVQ lds+16(FP), R8\n\tMOVQ dst+24(FP), DI\n\tLEAQ (R8)(R8*2), R9")
+	const abs, most, tiny, low = 15, 14, 13, 12
+	p.spread("absBits", abs)
+	p.spread("byteMost", most)
+	p.spread("byteTiny", tiny)
+	p.spread("lowByte", low)
+	at := func(base string, i int) string { return base + []string{"", "(R8*1)", "(R8*2)", "(R9*1)"}[i%4] }
+	p.f("\ngroup:")
+	for part := range p.parts() {
+		shift := part * p.lanes * 4
+		p.f("\tLEAQ %d(DX), BX\n\tMOVQ BX, SI", shift)
 		for i := range 4 {
-			p.f("\tVMULPS %s, Z2, Z%d\n\tVCVTPS2DQ Z%d, Z%d", []string{"(SI)", "(SI)(R8*1)", "(SI)(R8*2)", "(SI)(R9*1)"}[i], x(i), x(i), x(i))
+			p.xor(i, i, i)
 		}
-		p.f("\tLEAQ (SI)(R8*4), SI")
-		for i := 2; i >= 0; i-- { // the last on top
-			p.f("\tVPSLLD $8, Z%d, Z%d\n\tVPTERNLOGD $0xf8, Z%d, Z%d, Z%d", x(3), x(3), low, x(i), x(3))
+		for i := range 32 {
+			p.and(at("(BX)", i), abs, 4+i%4)
+			p.d("VPMAXUD", "", 4+i%4, i%4, i%4)
+			if i%4 == 3 {
+				p.f("\tLEAQ (BX)(R8*4), BX")
+			}
 		}
-		p.f("\tVMOVDQU32 Z%d, %d(DI)\n\tVPDPBUSD Z%d, Z%d, Z%d", x(3), quad*quadBytes, x(3), ones, 3+quad/4)
+		p.d("VPMAXUD", "", 1, 0, 0)
+		p.d("VPMAXUD", "", 3, 2, 2)
+		p.d("VPMAXUD", "", 2, 0, 0)
+		const scale, by = 1, 2 // and what numbers are multiplied by
+		p.d("VDIVPS", "", most, 0, scale)
+		if p.wide() {
+			p.f("\tVCMPPS $13, Z%d, Z0, K1\n\tVDIVPS.Z Z0, Z%d, K1, Z%d", tiny, most, by)
+		} else {
+			p.f("\tVCMPPS $13, Y%d, Y0, Y3\n\tVDIVPS Y0, Y%d, Y%d\n\tVANDPS Y3, Y%d, Y%d", tiny, most, by, by, by)
+		}
+		const sum = 3 // of the first half, then of the second
+		p.xor(sum, sum, sum)
+		p.xor(sum+1, sum+1, sum+1)
+		for quad := range 8 {
+			x := func(i int) int { return 5 + i }
+			for i := range 4 {
+				p.d("VMULPS", "", at("(SI)", i), by, x(i))
+				p.d("VCVTPS2DQ", "", x(i), x(i))
+				p.d("VPADDD", "", x(i), sum+quad/4, sum+quad/4)
+			}
+			p.f("\tLEAQ (SI)(R8*4), SI")
+			for i := 2; i >= 0; i-- { // the last on top
+				p.d("VPSLLD", "", "$8", x(3), x(3))
+				p.and(low, x(i), x(i))
+				p.or(x(i), x(3), x(3))
+			}
+			p.store(x(3), fmt.Sprintf("%d(DI)", quad*quadBytes+shift))
+		}
+		const whole, zero, scaled = 5, 6, 7
+		p.d("VPADDD", "", sum, sum+1, whole)
+		p.d("VCVTDQ2PS", "", whole, scaled)
+		p.d("VMULPS", "", scale, scaled, scaled)
+		p.xor(zero, zero, zero)
+		for i, z := range []int{scale, whole, sum, sum + 1, scaled} {
+			if 0 < i && i < 4 {
+				p.d("VPSLLD", "", "$7", z, z)
+				p.d("VPSUBD", "", z, zero, z)
+			}
+			p.store(z, fmt.Sprintf("%d(DI)", dataBytes+64*i+shift))
+		}
 	}
-	p.f("\tVPADDD Z3, Z4, Z5\n\tVPXORD Z6, Z6, Z6\n\tVPSUBD Z3, Z6, Z3\n\tVPSUBD Z4, Z6, Z4\n\tVPSUBD Z5, Z6, Z6")
-	p.f("\tVCVTDQ2PS Z5, Z5\n\tVMULPS Z%d, Z5, Z5\n\tVMULPS Z1, Z5, Z5", by)
-	for i, z := range []int{1, 6, 3, 4, 5} {
-		p.f("\tVMOVDQU32 Z%d, %d(DI)", z, dataBytes+64*i)
-	}
-	p.f("\tADDQ $%d, DI\n\tDECQ AX\n\tJNZ group", inputBytes)
+	p.f("\tMOVQ R8, CX\n\tSHLQ $5, CX\n\tADDQ CX, DX\n\tADDQ $%d, DI\n\tDECQ AX\n\tJNZ group", inputBytes)
 	p.ret()
 }
 
-// dotBytes adds products of a panel of 16 rows and some columns. Sums of whole numbers begin at the columns' correction, for
-// weights are 128 too large, and end with the group; then they are scaled and added up in single precision.
+// dotBytes adds products of a panel of 16 rows and some columns. Sums of whole numbers end with the group; then they are
+// scaled and added up in single precision. Where weights are 128 too large, sums begin at the columns' correction.
 func (p x86) dotBytes(kind groupKind, columns int) {
 	p.text(fmt.Sprintf("dotBytes%d%s%s", columns, kind, p.name), "groups int, w, x *uint32, out *float32", 32)
-	p.f("\tMOVQ groups+0(FP), AX\n\tMOVQ w+8(FP), SI\n\tMOVQ x+16(FP), DI\n\tMOVQ out+24(FP), DX\n\tADDQ $%d, DI", dataBytes)
-	sum := func(t int) int { return t }
-	whole := func(t int) int { return 8 + t }
-	for t := range columns {
-		p.f("\tVMOVUPS %d(DX), Z%d", 64*t, sum(t))
+	size := panelTwice
+	if kind == oneScale {
+		size = panelBytes
 	}
-	p.f("\tPCALIGN $64\n\ngroup:")
-	some := func(first, quads, correction, scale int) {
+	// Of 32 registers, or of 16.
+	sum := func(t int) int { return t }
+	whole := func(t int) int { return columns + t }
+	w, scale, ones, a, b := 12, 12, 13, 14, 15
+	if !p.wide() {
+		p.d("VPBROADCASTD", "", "·wordOnes+0(SB)", ones)
+	} else if columns == 8 {
+		w, scale, a, b = 16, 20, 24, 25
+	}
+	for part := range p.parts() {
+		shift := part * p.lanes * 4
+		p.f("\tMOVQ groups+0(FP), AX\n\tMOVQ w+8(FP), SI\n\tMOVQ x+16(FP), DI\n\tMOVQ out+24(FP), DX\n\tADDQ $%d, DI", dataBytes)
 		for t := range columns {
-			p.f("\tVPBROADCASTD %d(DI), Z%d", 64*correction+4*t, whole(t))
+			p.load(fmt.Sprintf("%d(DX)", 64*t+shift), sum(t))
 		}
-		for q := first; q < first+quads; q++ {
-			w := 16 + q%4
-			p.f("\tVMOVDQU32 %d(SI), Z%d", quadBytes*q, w)
+		p.f("\tPCALIGN $64\n\ngroup%d:", part)
+		some := func(first, quads, correction, scales int) {
 			for t := range columns {
-				p.f("\tVPDPBUSD.BCST %d(DI), Z%d, Z%d", quadBytes*q+4*t-dataBytes, w, whole(t))
+				if p.wide() {
+					p.f("\tVPBROADCASTD %d(DI), Z%d", 64*correction+4*t, whole(t))
+				} else {
+					p.xor(whole(t), whole(t), whole(t))
+				}
+			}
+			for q := first; q < first+quads; q++ {
+				p.load(fmt.Sprintf("%d(SI)", quadBytes*q+shift), w)
+				for t := range columns {
+					at := fmt.Sprintf("%d(DI)", quadBytes*q+4*t-dataBytes)
+					if p.wide() {
+						p.f("\tVPDPBUSD.BCST %s, Z%d, Z%d", at, w, whole(t))
+					} else {
+						p.f("\tVPBROADCASTD %s, Y%d", at, b)
+						p.dot4(w, b, whole(t), ones, a, b)
+					}
+				}
+			}
+			p.load(fmt.Sprintf("%d(SI)", dataBytes+64*scales+shift), scale)
+			for t := range columns {
+				p.d("VCVTDQ2PS", "", whole(t), whole(t))
+				if p.wide() {
+					p.f("\tVMULPS.BCST %d(DI), Z%d, Z%d", 4*t, scale, a+t%4)
+				} else {
+					p.f("\tVBROADCASTSS %d(DI), Y%d\n\tVMULPS Y%d, Y%d, Y%d", 4*t, b, scale, b, a)
+				}
+				p.d("VFMADD231PS", "", p.factor(a, t), whole(t), sum(t))
 			}
 		}
-		p.f("\tVMOVUPS %d(SI), Z20", dataBytes+64*scale)
-		for t := range columns {
-			x := 24 + t
-			p.f("\tVCVTDQ2PS Z%[1]d, Z%[1]d\n\tVMULPS.BCST %[2]d(DI), Z20, Z%[3]d\n\tVFMADD231PS Z%[3]d, Z%[1]d, Z%[4]d", whole(t), 4*t, x, sum(t))
+		switch kind {
+		case oneScale:
+			some(0, 8, 1, 0)
+		case minimum:
+			some(0, 8, 1, 0)
+			p.load(fmt.Sprintf("%d(SI)", dataBytes+64+shift), scale)
+			for t := range columns {
+				if p.wide() {
+					p.f("\tVFNMADD231PS.BCST %d(DI), Z%d, Z%d", 4*64+4*t, scale, sum(t))
+				} else {
+					p.f("\tVBROADCASTSS %d(DI), Y%d\n\tVFNMADD231PS Y%d, Y%d, Y%d", 4*64+4*t, b, b, scale, sum(t))
+				}
+			}
+		case twoScales:
+			some(0, 4, 2, 0)
+			some(4, 4, 3, 1)
 		}
-	}
-	size := panelTwice
-	switch kind {
-	case oneScale:
-		some(0, 8, 1, 0)
-		size = panelBytes
-	case minimum:
-		some(0, 8, 1, 0)
-		p.f("\tVMOVUPS %d(SI), Z21", dataBytes+64)
+		p.f("\tADDQ $%d, SI\n\tADDQ $%d, DI\n\tDECQ AX\n\tJNZ group%d", size, inputBytes, part)
 		for t := range columns {
-			p.f("\tVFNMADD231PS.BCST %d(DI), Z21, Z%d", 4*64+4*t, sum(t))
+			p.store(sum(t), fmt.Sprintf("%d(DX)", 64*t+shift))
 		}
-	case twoScales:
-		some(0, 4, 2, 0)
-		some(4, 4, 3, 1)
-	}
-	p.f("\tADDQ $%d, SI\n\tADDQ $%d, DI\n\tDECQ AX\n\tJNZ group", size, inputBytes)
-	for t := range columns {
-		p.f("\tVMOVUPS Z%d, %d(DX)", sum(t), 64*t)
 	}
 	p.ret()
+}
+
+func (p x86) factor(a, t int) int {
+	if p.wide() {
+		return a + t%4
+	}
+	return a
 }
 
 // unpack begins a kernel that unpacks blocks of 16 rows: AX counts blocks, the rows 0, 4, 8 and 12 are at SI, R10, R11
@@ -140,8 +253,12 @@ func (p x86) unpack(name string) {
 	p.f("\tLEAQ (R8)(R8*2), R9\n\tLEAQ (SI)(R8*4), R10\n\tLEAQ (SI)(R8*8), R11\n\tLEAQ (R10)(R8*8), R12\n\tADDQ SI, R13")
 }
 
-// end closes the loop over blocks of so many bytes, which become size bytes.
-func (p x86) end(block, size int) {
+// blocks prints the loop over blocks of so many bytes, which become size bytes, around what is done to some of the 16 rows.
+func (p x86) blocks(block, size int, body func(rows rowPart)) {
+	p.f("\nblock:")
+	for part := range p.parts() {
+		body(rowPart{p, part})
+	}
 	for line := 0; line < 16*block; line += 64 {
 		p.f("\tPREFETCHT1 %d(R13)", line)
 	}
@@ -153,18 +270,28 @@ func (p x86) end(block, size int) {
 	p.ret()
 }
 
+// A rowPart is those of 16 rows that fit the lanes of a vector.
+type rowPart struct {
+	x86
+	part int
+}
+
 // row is the address of what lies disp bytes into a row's block.
-func row(i, disp int) string {
+func (p rowPart) row(i, disp int) string {
+	i += p.part * p.lanes
 	base := []string{"SI", "R10", "R11", "R12"}[i/4]
 	return fmt.Sprint(disp, "(", base, ")", []string{"", "(R8*1)", "(R8*2)", "(R9*1)"}[i%4])
 }
 
+// to is the address of the rows' lanes of a panel.
+func (p rowPart) to(disp int) string { return fmt.Sprintf("%d(DI)", disp+p.part*p.lanes*4) }
+
 // turn exchanges rows and columns in squares of 4×4 within the 128-bit parts of registers: those of z become columns of four
 // rows each. It returns them in order, and the register that is free now.
-func (p x86) turn(z []int, free int) ([]int, int) {
+func (p rowPart) turn(z []int, free int) ([]int, int) {
 	unpack := func(kind string, a, b int) {
-		p.f("\tVPUNPCKL%s Z%d, Z%d, Z%d", kind, z[b], z[a], free)
-		p.f("\tVPUNPCKH%s Z%d, Z%d, Z%d", kind, z[b], z[a], z[b])
+		p.d("VPUNPCKL"+kind, "", z[b], z[a], free)
+		p.d("VPUNPCKH"+kind, "", z[b], z[a], z[b])
 		z[a], free = free, z[a]
 	}
 	unpack("DQ", 0, 1)
@@ -174,155 +301,232 @@ func (p x86) turn(z []int, free int) ([]int, int) {
 	return []int{z[0], z[2], z[1], z[3]}, free
 }
 
-// quads16 loads 16 bytes of each row, and returns four registers: each has four bytes of every row. It uses first … first + 4.
-func (p x86) quads16(disp, first int) []int {
-	z := make([]int, 4)
+// quads16 loads 16 bytes of each row to the first four registers and turns them: it returns four of five, each with
+// four bytes of every row.
+func (p rowPart) quads16(disp int) []int {
+	z := []int{0, 1, 2, 3}
 	for i := range z {
-		z[i] = first + i
-		p.f("\tVMOVDQU32 %s, X%d", row(i, disp), z[i])
-		for part := 1; part < 4; part++ {
-			p.f("\tVINSERTI32X4 $%d, %s, Z%d, Z%d", part, row(4*part+i, disp), z[i], z[i])
+		p.f("\tVMOVDQU %s, X%d", p.row(i, disp), i)
+		for q := 1; q < p.lanes/4; q++ {
+			if p.wide() {
+				p.f("\tVINSERTI32X4 $%d, %s, Z%d, Z%d", q, p.row(4*q+i, disp), i, i)
+			} else {
+				p.f("\tVINSERTI128 $1, %s, Y%d, Y%d", p.row(4+i, disp), i, i)
+			}
 		}
 	}
-	z, _ = p.turn(z, first+4)
+	z, _ = p.turn(z, 4)
 	return z
 }
 
-// quads32 loads 32 bytes of each row, and returns eight registers like those of quads16. It uses first … first + 8.
-func (p x86) quads32(disp, first int) []int {
-	free := first + 8
-	var half [2][]int // of the rows below 8 and of the others
+// quads32 loads 32 bytes of each row to the first eight registers, and returns eight of nine like those of quads16.
+func (p rowPart) quads32(disp int) []int {
+	free := 8
+	var half [2][]int // of the rows
 	for h := range half {
 		z := make([]int, 4)
 		for i := range z {
-			z[i] = first + 4*h + i
-			p.f("\tVMOVDQU32 %s, Y%d\n\tVINSERTI64X4 $1, %s, Z%d, Z%d", row(8*h+i, disp), z[i], row(8*h+4+i, disp), z[i], z[i])
+			z[i] = 4*h + i
+			if p.wide() {
+				p.f("\tVMOVDQU %s, Y%d\n\tVINSERTI64X4 $1, %s, Z%d, Z%d", p.row(8*h+i, disp), z[i], p.row(8*h+4+i, disp), z[i], z[i])
+			} else {
+				p.f("\tVMOVDQU %s, Y%d", p.row(4*h+i, disp), z[i])
+			}
 		}
 		half[h], free = p.turn(z, free)
 	}
 	quads := make([]int, 8)
+	shuffle, first, second := "VPERM2I128", "$0x20", "$0x31"
+	if p.wide() {
+		shuffle, first, second = "VSHUFI32X4", "$0x88", "$0xdd"
+	}
 	for k := range 4 {
 		a, b := half[0][k], half[1][k]
-		p.f("\tVSHUFI32X4 $0x88, Z%d, Z%d, Z%d\n\tVSHUFI32X4 $0xdd, Z%d, Z%d, Z%d", b, a, free, b, a, b)
+		p.d(shuffle, "", first, b, a, free)
+		p.d(shuffle, "", second, b, a, b)
 		quads[k], quads[k+4], free = free, b, a
 	}
 	return quads
 }
 
-// halves loads a half-precision number of each row, to single precision in register z below 16, and uses the next one.
-func (p x86) halves(disp, z int) {
-	p.f("\tVPXOR X%[1]d, X%[1]d, X%[1]d\n\tVPXOR X%[2]d, X%[2]d, X%[2]d", z, z+1)
-	for i := range 8 {
-		p.f("\tVPINSRW $%d, %s, X%d, X%d\n\tVPINSRW $%d, %s, X%d, X%d", i, row(i, disp), z, z, i, row(8+i, disp), z+1, z+1)
+// halves loads a half-precision number of each row to single precision in register z, and uses the next one.
+func (p rowPart) halves(disp, z int) {
+	for i := range p.lanes {
+		x := z + i/8
+		if i%8 == 0 {
+			p.f("\tVPXOR X%[1]d, X%[1]d, X%[1]d", x)
+		}
+		p.f("\tVPINSRW $%d, %s, X%d, X%d", i%8, p.row(i, disp), x, x)
 	}
-	p.f("\tVINSERTI128 $1, X%d, Y%d, Y%d\n\tVCVTPH2PS Y%d, Z%d", z+1, z, z, z, z)
+	if p.wide() {
+		p.f("\tVINSERTI128 $1, X%d, Y%d, Y%d\n\tVCVTPH2PS Y%d, Z%d", z+1, z, z, z, z)
+	} else {
+		p.f("\tVCVTPH2PS X%d, Y%d", z, z)
+	}
+}
+
+// sign makes numbers from 0 on such ones from −less on, or 128 larger where products want that.
+func (p x86) sign(less, constant int) (print func(z int)) {
+	name := map[int]string{0: "plus128", 8: "plus120", 32: "plus96"}[less]
+	if !p.wide() {
+		name = map[int]string{8: "minus8", 32: "minus32"}[less]
+	}
+	if name == "" {
+		return func(int) {}
+	}
+	p.spread(name, constant)
+	return func(z int) { p.d("VPADDB", "", constant, z, z) }
 }
 
 func (p x86) unpackQ8() {
 	p.unpack("Q8_0")
-	p.f("\tVPBROADCASTD ·signBits+0(SB), Z31\n\nblock:")
-	p.halves(0, 10)
-	p.f("\tVMOVUPS Z10, %d(DI)", dataBytes)
-	for k, z := range p.quads32(2, 0) {
-		p.f("\tVPXORD Z31, Z%d, Z%d\n\tVMOVDQU32 Z%d, %d(DI)", z, z, z, quadBytes*k)
-	}
-	p.end(34, panelBytes)
+	sign := p.sign(0, 15)
+	p.blocks(34, panelBytes, func(p rowPart) {
+		p.halves(0, 10)
+		p.store(10, p.to(dataBytes))
+		for k, z := range p.quads32(2) {
+			sign(z)
+			p.store(z, p.to(quadBytes*k))
+		}
+	})
 }
 
 func (p x86) unpackQ4() {
 	p.unpack("Q4_0")
-	p.f("\tVPBROADCASTD ·lowNibbles+0(SB), Z31\n\tVPBROADCASTD ·byteLess8+0(SB), Z30\n\nblock:")
-	p.halves(0, 10)
-	p.f("\tVMOVUPS Z10, %d(DI)", dataBytes)
-	for k, z := range p.quads16(2, 0) {
-		p.f("\tVPSRLW $4, Z%d, Z12\n\tVPANDD Z31, Z%d, Z%d\n\tVPANDD Z31, Z12, Z12", z, z, z)
-		p.f("\tVPADDB Z30, Z%d, Z%d\n\tVPADDB Z30, Z12, Z12", z, z)
-		p.f("\tVMOVDQU32 Z%d, %d(DI)\n\tVMOVDQU32 Z12, %d(DI)", z, quadBytes*k, quadBytes*(k+4))
-	}
-	p.end(18, panelBytes)
+	const nibble = 14
+	sign := p.sign(8, 15)
+	p.spread("lowNibbles", nibble)
+	p.blocks(18, panelBytes, func(p rowPart) {
+		p.halves(0, 10)
+		p.store(10, p.to(dataBytes))
+		for k, z := range p.quads16(2) {
+			p.d("VPSRLW", "", "$4", z, 9)
+			for h, x := range []int{z, 9} {
+				p.and(nibble, x, x)
+				sign(x)
+				p.store(x, p.to(quadBytes*(k+4*h)))
+			}
+		}
+	})
 }
 
 // unpackK prints Q4_K and Q5_K, which differ in a fifth bit.
 func (p x86) unpackK(name string, block int) {
 	p.unpack(name)
-	const nibble, sign, bit, d, dmin = 31, 30, 29, 28, 27
-	p.f("\tVPBROADCASTD ·lowNibbles+0(SB), Z%d\n\tVPBROADCASTD ·signBits+0(SB), Z%d\n\tVPBROADCASTD ·bit4+0(SB), Z%d", nibble, sign, bit)
-	p.f("\tVPBROADCASTD ·low6+0(SB), Z26\n\tVPBROADCASTD ·bits45+0(SB), Z25\n\tVPBROADCASTD ·lowByte+0(SB), Z24")
-	p.f("\nblock:")
-	// The scales of all, and those of 6 bits: four bytes in each lane of S, for groups 0–3 and 4–7, and of M.
-	w := p.quads16(0, 0)
-	p.f("\tVPMOVDW Z%[1]d, Y5\n\tVCVTPH2PS Y5, Z%[2]d\n\tVPSRLD $16, Z%[1]d, Z5\n\tVPMOVDW Z5, Y5\n\tVCVTPH2PS Y5, Z%[3]d", w[0], d, dmin)
-	packed := [2][2]int{{5, 6}, {7, 8}} // scales and minima, each of the first and the last groups
-	p.f("\tVPANDD Z26, Z%d, Z%d\n\tVPANDD Z26, Z%d, Z%d", w[1], packed[0][0], w[2], packed[1][0])
-	p.f("\tVPANDD Z%d, Z%d, Z%d\n\tVPSRLD $2, Z%d, Z9\n\tVPTERNLOGD $0xf8, Z25, Z9, Z%d", nibble, w[3], packed[0][1], w[1], packed[0][1])
-	p.f("\tVPSRLD $4, Z%d, Z%d\n\tVPANDD Z%d, Z%d, Z%d\n\tVPSRLD $2, Z%d, Z9\n\tVPTERNLOGD $0xf8, Z25, Z9, Z%d", w[3], packed[1][1], nibble, packed[1][1], packed[1][1], w[2], packed[1][1])
-	for kind, factor := range []int{d, dmin} {
-		for g := range 8 {
-			from := packed[kind][g/4]
-			p.f("\tVPSRLD $%d, Z%d, Z9\n\tVPANDD Z24, Z9, Z9\n\tVCVTDQ2PS Z9, Z9\n\tVMULPS Z%d, Z9, Z9\n\tVMOVUPS Z9, %d(DI)",
-				g%4*8, from, factor, panelTwice*g+dataBytes+64*kind)
+	const nibble, bit, d, dmin = 14, 13, 11, 12
+	sign := p.sign(0, 15)
+	p.spread("lowNibbles", nibble)
+	p.blocks(block, 8*panelTwice, func(p rowPart) {
+		p.halves(0, d)
+		p.halves(2, dmin)
+		// The scales and minima of 6 bits, four bytes in each lane, of the first and of the last groups.
+		w := p.quads16(0)
+		packed := [2][2]int{{5, 6}, {7, 8}}
+		const six, upper, x = 10, bit, 9
+		p.spread("low6", six)
+		p.spread("bits45", upper)
+		for kind := range packed {
+			p.and(six, w[1+kind], packed[kind][0])
+			to := packed[kind][1]
+			if from := w[3]; kind == 0 {
+				p.and(nibble, from, to)
+			} else {
+				p.d("VPSRLD", "", "$4", from, to)
+				p.and(nibble, to, to)
+			}
+			p.d("VPSRLD", "", "$2", w[1+kind], x)
+			p.and(upper, x, x)
+			p.or(x, to, to)
 		}
-	}
-	low, high := 16, []int(nil)
-	if name == "Q5_K" {
-		low, high = 48, p.quads32(16, 10) // 10 … 18
-	}
-	for pair := range 4 {
-		for k, z := range p.quads32(low+32*pair, 0) {
-			p.f("\tVPSRLW $4, Z%d, Z9", z)
-			for h, x := range []int{z, 9} {
-				g := 2*pair + h
-				p.f("\tVPTERNLOGD $0xea, Z%d, Z%d, Z%d", sign, nibble, x)
-				if high != nil {
-					y := high[k]
-					if g != 4 {
+		for kind, factor := range []int{d, dmin} {
+			for g := range 8 {
+				p.d("VPSLLD", "", fmt.Sprint("$", 24-g%4*8), packed[kind][g/4], x)
+				p.d("VPSRLD", "", "$24", x, x)
+				p.d("VCVTDQ2PS", "", x, x)
+				p.d("VMULPS", "", factor, x, x)
+				p.store(x, p.to(panelTwice*g+dataBytes+64*kind))
+			}
+		}
+		low := 16
+		if name == "Q5_K" {
+			low = 48
+			p.spread("bit4", bit)
+			for k, z := range p.quads32(16) { // the last group makes room for them
+				p.store(z, p.to(panelTwice*7+quadBytes*k))
+			}
+		}
+		for pair := range 4 {
+			for k, z := range p.quads32(low + 32*pair) {
+				p.d("VPSRLW", "", "$4", z, 9)
+				if name == "Q5_K" {
+					p.load(p.to(panelTwice*7+quadBytes*k), 10)
+				}
+				for h, x := range []int{z, 9} {
+					g := 2*pair + h
+					p.and(nibble, x, x)
+					if name == "Q5_K" {
 						shift, by := "VPSLLW", 4-g
 						if g > 4 {
 							shift, by = "VPSRLW", g-4
 						}
-						y = 19
-						p.f("\t%s $%d, Z%d, Z%d", shift, by, high[k], y)
+						p.d(shift, "", fmt.Sprint("$", by), 10, 11)
+						p.and(bit, 11, 11)
+						p.or(11, x, x)
 					}
-					p.f("\tVPTERNLOGD $0xf8, Z%d, Z%d, Z%d", bit, y, x)
+					sign(x)
+					p.store(x, p.to(panelTwice*g+quadBytes*k))
 				}
-				p.f("\tVMOVDQU32 Z%d, %d(DI)", x, panelTwice*g+quadBytes*k)
 			}
 		}
-	}
-	p.end(block, 8*panelTwice)
+	})
 }
 
 func (p x86) unpackQ6() {
 	p.unpack("Q6_K")
-	const nibble, bits, less, d = 31, 30, 29, 28
-	p.f("\tVPBROADCASTD ·lowNibbles+0(SB), Z%d\n\tVPBROADCASTD ·bits45+0(SB), Z%d\n\tVPBROADCASTD ·byteLess32+0(SB), Z%d", nibble, bits, less)
-	p.f("\nblock:")
-	p.halves(208, 10)
-	p.f("\tVMOVAPS Z10, Z%d", d)
-	for k, z := range p.quads16(192, 0) {
-		for b := range 4 {
-			i := 4*k + b
-			p.f("\tVPSLLD $%d, Z%d, Z9\n\tVPSRAD $24, Z9, Z9\n\tVCVTDQ2PS Z9, Z9\n\tVMULPS Z%d, Z9, Z9\n\tVMOVUPS Z9, %d(DI)",
-				24-8*b, z, d, panelTwice*(i/2)+dataBytes+64*(i%2))
+	const nibble, bits, d = 14, 13, 11
+	sign := p.sign(32, 15)
+	p.spread("lowNibbles", nibble)
+	p.spread("bits45", bits)
+	p.blocks(210, 8*panelTwice, func(p rowPart) {
+		p.halves(208, d)
+		for k, z := range p.quads16(192) {
+			for b := range 4 {
+				i := 4*k + b
+				p.d("VPSLLD", "", fmt.Sprint("$", 24-8*b), z, 9)
+				p.d("VPSRAD", "", "$24", 9, 9)
+				p.d("VCVTDQ2PS", "", 9, 9)
+				p.d("VMULPS", "", d, 9, 9)
+				p.store(9, p.to(panelTwice*(i/2)+dataBytes+64*(i%2)))
+			}
 		}
-	}
-	for half := range 2 {
-		high := p.quads32(128+32*half, 10) // 10 … 18
-		for part := range 2 {
-			for k, z := range p.quads32(64*half+32*part, 0) {
-				p.f("\tVPSRLW $4, Z%d, Z9", z)
-				for h, x := range []int{z, 9} {
-					quarter := part + 2*h
-					y := high[k]
-					if quarter != 2 {
-						y = 19
-						p.f("\t%s, Z%d, Z%d", []string{"VPSLLW $4", "VPSLLW $2", "", "VPSRLW $2"}[quarter], high[k], y)
+		for half := range 2 {
+			to := func(quarter, k int) string { return p.to(panelTwice*(4*half+quarter) + quadBytes*k) }
+			for k, z := range p.quads32(128 + 32*half) { // the last quarter makes room for them
+				p.store(z, to(3, k))
+			}
+			for part := range 2 {
+				for k, z := range p.quads32(64*half + 32*part) {
+					p.d("VPSRLW", "", "$4", z, 9)
+					p.load(to(3, k), 10)
+					for h, x := range []int{z, 9} {
+						quarter := part + 2*h
+						y := 11
+						switch quarter {
+						case 0, 1:
+							p.d("VPSLLW", "", fmt.Sprint("$", 4-2*quarter), 10, y)
+						case 2:
+							y = 10
+						case 3:
+							p.d("VPSRLW", "", "$2", 10, y)
+						}
+						p.and(nibble, x, x)
+						p.and(bits, y, 12)
+						p.or(12, x, x)
+						sign(x)
+						p.store(x, to(quarter, k))
 					}
-					p.f("\tVPANDD Z%d, Z%d, Z%d\n\tVPTERNLOGD $0xf8, Z%d, Z%d, Z%d\n\tVPADDB Z%d, Z%d, Z%d", nibble, x, x, bits, y, x, less, x, x)
-					p.f("\tVMOVDQU32 Z%d, %d(DI)", x, panelTwice*(4*half+quarter)+quadBytes*k)
 				}
 			}
 		}
-	}
-	p.end(210, 8*panelTwice)
+	})
 }
