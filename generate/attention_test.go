@@ -175,3 +175,40 @@ func TestPrefixNames(t *testing.T) {
 		t.Errorf("dense attention shares %d pages of 256 tokens; want 1", len(got))
 	}
 }
+
+// Whatever a section holds, it is read or refused; what is read can be written and read again, and has a planner or an error.
+func FuzzAttention(f *testing.F) {
+	f.Add([]byte(`{"method": "auto", "params": {"theta": "inf", "head_theta": [1, "-inf"]}, "dense_layers": [0, 1], "dense_below": 4096}`))
+	f.Add([]byte(`{"method": "xattention", "value": 0.9}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		a := DefaultAttention()
+		if err := json.Unmarshal(data, &a); err != nil {
+			if d := cmp.Diff(DefaultAttention(), a); d != "" {
+				t.Fatalf("an error leaves %s", d)
+			}
+			return
+		}
+		if p, err := a.Planner(); (p == nil) == (err == nil) {
+			t.Fatalf("planner %v, error %v", p, err)
+		}
+		again, err := json.Marshal(a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var b Attention
+		if err := json.Unmarshal(again, &b); err != nil || !reflect.DeepEqual(normal(a), normal(b)) {
+			t.Fatalf("%s reads as %+v, error %v; want %+v", again, b, err, a)
+		}
+	})
+}
+
+// normal makes no difference between none and an empty list.
+func normal(a Attention) Attention {
+	if len(a.DenseLayers) == 0 {
+		a.DenseLayers = nil
+	}
+	if len(a.Params.HeadTheta) == 0 {
+		a.Params.HeadTheta = nil
+	}
+	return a
+}

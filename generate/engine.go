@@ -45,7 +45,7 @@ type Request struct {
 	AuditRows int
 
 	// Progress, when set, is called now and then with the share of the prompt's work that is done, ascending in
-	// [0, 1], by one goroutine at a time.
+	// [0, 1], by one goroutine at a time. All requests wait for it.
 	Progress func(share float64)
 	// Token, when set, is called with each token as it comes, by the goroutine that called Generate. Its error ends the
 	// generation.
