@@ -233,7 +233,9 @@ func (t *Tokenizer) ggufPieces(g *GGUF) (addBOS bool, err error) {
 			t.tokens[i].text = strings.ReplaceAll(token, spaceMark, " ")
 		}
 	}
-	b.setPieces(pieces)
+	if scan := b.setPieces(pieces); scan != nil {
+		t.pre = append(t.pre, preTokenizer{scan: scan})
+	}
 	t.model = b
 	return true, nil
 }
