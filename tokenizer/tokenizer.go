@@ -121,7 +121,7 @@ func Parse(data []byte) (*Tokenizer, error) {
 // Bytes of text that are not UTF-8 are split off as symbols would be, and become
 // the tokens of those bytes where the vocabulary has them. What has no token is
 // left out if the file names no token for the unknown. The text must be shorter
-// than 1 GiB, since a normalizer may make it longer.
+// than 2 GiB, also after the normalizers.
 func (t *Tokenizer) Encode(text string, addSpecial bool) Encoding {
 	e := encoder{t: t}
 	e.ids = make([]int32, 0, len(text)/4+8)
