@@ -10,14 +10,14 @@ import (
 // spaceMark is what tokenizers of SentencePiece's kind spell a space with.
 const spaceMark = "▁"
 
-// words returns the scanner that cuts text where b, whose tokens have the given
+// wordScanner returns the scanner that cuts text where b, whose tokens have the given
 // spellings, merges nothing across. It is nil if there is no such place.
 //
 // Models of SentencePiece's kind take the whole text for one word; but their
 // tokens have a space only at the beginning, so that nothing is ever merged
 // across the end of a word. To cut there saves the queue of merges from growing
 // as long as the text, and lets the words be cached.
-func (b *bpe) words(spelling func(id int32) string) scanner {
+func (b *bpe) wordScanner(spelling func(id int32) string) scanner {
 	const mark = '▁'
 	if _, ok := b.chars[mark]; !ok {
 		return nil // it may be part of a run of the unknown
@@ -108,5 +108,5 @@ func (b *bpe) setPieces(pieces []piece) scanner {
 	for part, id := range ids {
 		spellings[id] = part
 	}
-	return b.words(func(id int32) string { return spellings[id] })
+	return b.wordScanner(func(id int32) string { return spellings[id] })
 }
