@@ -31,10 +31,12 @@
 // template engine itself be made to run foreign code, it has the rights of the
 // user.
 //
-// # Content that spells special tokens
+// # Tokenizing the prompt
 //
-// The prompt is text, and its special tokens are text too: whoever tokenizes it
-// must have special tokens recognised, and cannot tell those of the template
+// The prompt has every token that the model wants, that of its beginning too: it
+// is to be tokenized without another one put in front.
+//
+// Special tokens in the prompt are text: whoever tokenizes it must have special tokens recognised, and cannot tell those of the template
 // from those that a message's content spells. A stranger's content may so end
 // its own turn and begin one in another's name, as with Hugging Face's
 // apply_chat_template. [Template.Render] passes content on as it stands. Who
