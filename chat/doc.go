@@ -49,8 +49,9 @@
 // Python's Jinja2. What the engine cannot do is an error that names it, with
 // these exceptions: an attribute of something undefined is undefined rather
 // than an error; + and ~ with a text take what is no text as its
-// spelling, none and undefined as nothing, and 1.0 as 1; a tuple prints as a
-// list; integers have 64 bits; a/0 is 0; a variable that is set in a loop with
+// spelling, none and undefined as nothing, and 1.0 as 1; texts
+// that spell numbers are compared as such; a tuple prints as a list; integers
+// have 64 bits, are divided towards 0, and by 0 give 0; a variable that is set in a loop with
 // break or continue keeps its value in the next round. Text that is not UTF-8
 // has U+FFFD in place of what is wrong with it.
 package chat

@@ -61,7 +61,8 @@ func (m Message) MarshalJSON() ([]byte, error) {
 	return json.Marshal(all)
 }
 
-// UnmarshalJSON reads a message from an object with a role. A content that is no text, or is missing, goes to More.
+// UnmarshalJSON reads a message from an object with a role. A content that is no text goes to More; one that
+// is missing is empty.
 func (m *Message) UnmarshalJSON(data []byte) error {
 	var all map[string]json.RawMessage
 	if err := json.Unmarshal(data, &all); err != nil {

@@ -76,8 +76,8 @@ func (c *Client) Pull(ctx context.Context, q Request) (*Snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
-	if os.Getenv("HF_HUB_OFFLINE") == "1" {
-		return nil, fmt.Errorf("%s: HF_HUB_OFFLINE is 1, so nothing is downloaded", n)
+	if off := os.Getenv("HF_HUB_OFFLINE"); slices.Contains([]string{"1", "ON", "YES", "TRUE"}, strings.ToUpper(off)) {
+		return nil, fmt.Errorf("%s: HF_HUB_OFFLINE is %s, so nothing is downloaded", n, off)
 	}
 	s, err := c.pull(ctx, n, rev, matches, n.File == "" && len(q.Include) == 0, q.Progress)
 	if err != nil && ctx.Err() == nil {

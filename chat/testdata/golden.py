@@ -132,6 +132,7 @@ small = [
     "{{ v.missing | default('d') }}{{ v.e | default('d') }}{{ v.e | default('d', true) }}{{ v.n | default('d') }}{{ v.s | trim | upper | replace('B', 'x') }}",
     "{{ v.s is string }}{{ v.s is sequence }}{{ v.d is mapping }}{{ v.d is sequence }}{{ v.l is iterable }}{{ v.n is none }}{{ v.q is not defined }}{{ v.i is number }}{{ v.t is true }}{{ v.i is odd }}",
     "{{ 'a' in v.d }}{{ 'b' in v.s }}{{ 3 in v.l }}{{ 'q' not in v.u }}{{ not v.e }}{{ v.e or 'or' }}{{ v.s and 1 }}{{ 1 if v.e else 2 }}{{ 1 if v.e }}",
+    "{{ v.i is in [7] }}{{ v.i is not in [7] }}{{ 'q' is in 'abc' }}{{ v.i is eq 7 }}{{ v.i is not equalto(7) and true }}{{ v.i is ne 7 or v.e }}|",
     "{{ 1 + 2 * 3 }}{{ 7 // 2 }}{{ 7 % 4 }}{{ -v.i }}{{ 7 / 2 }}{{ 2.5 + 1 }}{{ 'a' ~ 1 ~ v.i }}{{ 'ab' * 2 }}{{ 'a' + 'b' }}{{ [1] + [2] }}{{ 1 < 2 }}{{ 'a' != 'b' }}",
     "{{ strftime_now('%d %b %Y') }}|{{ strftime_now('%A, %B %-d, %Y %H:%M:%S %p %j %y %%') }}",
     "{% if false %}a{% elif v.i == 7 %}b{% else %}c{% endif %}{% if v.missing is defined and v.missing.x %}d{% endif %}",
