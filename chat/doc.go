@@ -26,7 +26,8 @@
 //	}
 //
 // Nothing but the template and its input reaches the child: no environment, no
-// open files. Templates have no way to read files or to include others. The
+// open files. On Linux the kernel bounds its memory; elsewhere it watches itself,
+// some hundred times a second. Templates have no way to read files or to include others. The
 // child is bounded, not walled off by the operating system: should the
 // template engine itself be made to run foreign code, it has the rights of the
 // user.
@@ -47,11 +48,14 @@
 //
 // Most templates that models are published with render byte for byte as in
 // Python's Jinja2. What the engine cannot do is an error that names it, with
-// these exceptions: an attribute of something undefined is undefined rather
-// than an error; + and ~ with a text take what is no text as its
-// spelling, none and undefined as nothing, and 1.0 as 1; texts
-// that spell numbers are compared as such; a tuple prints as a list; integers
-// have 64 bits, are divided towards 0, and by 0 give 0; a variable that is set in a loop with
-// break or continue keeps its value in the next round. Text that is not UTF-8
-// has U+FFFD in place of what is wrong with it.
+// these exceptions:
+//   - an attribute of something undefined is undefined rather than an error;
+//   - + and ~ with a text take what is no text as its spelling, none and
+//     undefined as nothing, and 1.0 as 1;
+//   - texts that spell numbers are compared as numbers;
+//   - a tuple prints as a list;
+//   - integers have 64 bits, are divided towards 0, and by 0 give 0;
+//   - a variable that is set in a loop with break or continue keeps its value in
+//     the next round;
+//   - text that is not UTF-8 has U+FFFD in place of what is wrong with it.
 package chat
