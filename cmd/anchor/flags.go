@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/anchorattention/anchor"
+	"github.com/anchorattention/anchor/generate"
 	"github.com/anchorattention/anchor/internal/kernel"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -155,10 +156,10 @@ func samplingFlags(c *cobra.Command) *generate.Sampling {
 	var s generate.Sampling
 	f := c.Flags()
 	f.Float64Var(&s.Temperature, "temperature", 0, "`number` by which logits are divided before a token is drawn; 0 takes the likeliest")
-	f.IntVar(&s.TopK, "top-k", 0, "`tokens`, the likeliest ones, to draw from; 0 means all")
-	f.Float64Var(&s.TopP, "top-p", 0, "`share` of the probability that the likeliest tokens, to draw from, reach together; 0 means all")
-	f.Float64Var(&s.MinP, "min-p", 0, "`share` of the likeliest token's probability that others to draw from have; 0 means all")
-	f.Float64Var(&s.RepetitionPenalty, "repetition-penalty", 0, "`number` above 1 that makes tokens less likely which are there already; 0 means none")
+	f.IntVar(&s.TopK, "top-k", 0, "`tokens` to draw from, the likeliest ones; 0 means all")
+	f.Float64Var(&s.TopP, "top-p", 1, "`share` of the probability that the likeliest tokens, which are drawn from, have together")
+	f.Float64Var(&s.MinP, "min-p", 0, "`share` of the likeliest token's probability that all have which are drawn from")
+	f.Float64Var(&s.RepetitionPenalty, "repetition-penalty", 1, "`factor` by which tokens become less likely that are there already")
 	f.Uint64Var(&s.Seed, "seed", 0, "`number` that draws begin with: the same one gives the same text")
 	return &s
 }
@@ -318,6 +319,15 @@ func (c chosen) planner() anchor.Planner {
 		return anchor.AnchorAttention(c.params)
 	}
 	return c.Planner(c.params, c.value)
+}
+
+// attention returns the method as package generate wants it.
+func (c chosen) attention() generate.Attention {
+	a := generate.Attention{Method: c.Name, Params: c.params}
+	if !c.exact() && c.Knob != "" {
+		a.Value = &c.value
+	}
+	return a
 }
 
 // report returns the parameters to report, nil for a method that takes but a few of them.

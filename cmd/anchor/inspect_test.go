@@ -114,9 +114,11 @@ func TestInspect(t *testing.T) {
 		Model: dir, Architecture: "qwen2", Parameters: int64(vocab*16 + 3*layer + 16), Vocab: vocab, Hidden: 16, Intermediate: 24,
 		Layers: 3, Heads: 6, KVHeads: 2, HeadDim: 8, Context: 1024,
 		Rope:    inspectedRope{10000, "yarn", 4, 256, got.Rope.Attention},
-		Windows: []int{0, 10, 10}, QKVBias: true, Tied: true, Length: 100, CacheBytes: 100 * 3 * 2 * 2 * 8 * 4,
+		Windows: []int{0, 10, 10}, QKVBias: true, Tied: true, Length: 100,
 		Tokenizer: "WordLevel", BOS: -1, EOS: []int32{0, 1},
 	}
+	const rows = 128 * 3 * 2 * 2 // of a page, in which 100 tokens lie
+	want.CacheBytes = map[string]int64{"f32": rows * 8 * 4, "bf16": rows * 8 * 2, "f16": rows * 8 * 2, "8bit": rows * (8 + 4)}
 	want.Weights = []typeWeights{{"F32", 1 + 3*12 + 1, want.Parameters, 4 * want.Parameters}}
 	want.WeightBytes = 4 * want.Parameters
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -127,7 +129,7 @@ func TestInspect(t *testing.T) {
 		"architecture       qwen2", "layers             3, 16 wide, MLP 24 wide", "heads              6 over 2 of keys and values, 8 wide",
 		"with               biases of queries, keys and values, the embedding for a head", "windows            10 keys in layers 1 to 2",
 		"rotary embedding   theta 10000, scaling yarn by 4 from 256 tokens", "context            1024 tokens", "tokenizer          WordLevel",
-		"ends with          token 0, 1", "keys and values    384.0 KiB for 1024 tokens, in single precision",
+		"ends with          token 0, 1", "keys and values    of 1024 tokens", "  f32              384.0 KiB", "  bf16             192.0 KiB", "  8bit             144.0 KiB",
 	} {
 		if !strings.Contains(out, line+"\n") {
 			t.Errorf("no line %q in\n%s", line, out)

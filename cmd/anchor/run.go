@@ -407,14 +407,14 @@ func (g *generated) write(w io.Writer) error {
 	if g.Recall != nil {
 		row("recall", "mean %.5f, 5th percentile %.5f, minimum %.5f", g.Recall.Mean, g.Recall.P5, g.Recall.Min)
 	}
-	row("generated", "%d tokens, %.1f tokens/s, to its %s", g.Generated, g.TokensPerSecond, ends[g.End])
+	row("generated", "%d tokens, %.1f tokens/s, ended by %s", g.Generated, g.TokensPerSecond, ends[g.End])
 	if g.PeakMemory > 0 {
 		row("peak memory", "%s", bytesText(g.PeakMemory))
 	}
 	return t.Flush()
 }
 
-// ends say why a text ended.
+// ends say what ended a text.
 var ends = map[generate.End]string{
-	generate.EndOfText: "end by the model", generate.EndStop: "stop text", generate.EndMaxTokens: "longest length",
+	generate.EndOfText: "the model", generate.EndStop: "--stop", generate.EndMaxTokens: "--max-tokens",
 }
