@@ -28,9 +28,9 @@ The prompt is the texts of all --file, in order, and PROMPT, with an empty line 
 each two, as they stand; without any of these it is stdin. With --chat it is a message
 to a model that was trained on conversations, put as the model's own chat template
 says. A conversation begins with the messages of --history and the instructions of
---system, and is one with --interactive: then each line of stdin is a message, of which
-the first comes after the texts, and only what is new to the conversation is read, as far
-as prompts share a cache. Ctrl-C ends an answer, and at the prompt the program. Text that
+--system. With --interactive it goes on: each line of stdin is a message, of which the
+first comes after the texts. Whole groups of block·step tokens at the beginning, 2048 of
+them, are not read again. Ctrl-C ends an answer, and at the prompt the program. Text that
 spells a model's special tokens is read as these.
 
 At every step the likeliest token is taken, or with a --temperature one drawn, until
@@ -87,6 +87,7 @@ type generation struct {
 	save, stats       bool
 	maxTokens, audit  int
 	logProbs          int
+	likely            bool // logProbs is given
 	attention         *attention
 	sampling          *generate.Sampling
 	cache             *cacheFlags
@@ -107,6 +108,7 @@ func (g *generation) check(c *cobra.Command, args []string) error {
 	if g.chat && !c.Flags().Changed("max-tokens") {
 		g.maxTokens = 1024
 	}
+	g.likely = c.Flags().Changed("logprobs")
 	switch {
 	case g.model == "":
 		return usageError{errors.New("--model is missing; want a directory, a GGUF file or ORG/NAME")}
@@ -124,7 +126,7 @@ func (g *generation) check(c *cobra.Command, args []string) error {
 		return usageError{fmt.Errorf("--audit is %d; want ≥ 0", g.audit)}
 	case g.logProbs < 0:
 		return usageError{fmt.Errorf("--logprobs is %d; want ≥ 0", g.logProbs)}
-	case c.Flags().Changed("logprobs") && !*g.json:
+	case g.likely && !*g.json:
 		return usageError{errors.New("--logprobs is given without --json; want the two together")}
 	case len(args) == 0 && len(g.files) == 0 && !g.interactive && isTerminal(c.InOrStdin()):
 		return usageError{errNoPrompt}
@@ -261,7 +263,7 @@ type speaker struct {
 func (s *speaker) say(ctx context.Context, prompt []int32) (*generate.Result, error) {
 	r := generate.Request{
 		Prompt: prompt, MaxTokens: s.maxTokens, Sampling: *s.sampling, Tokenizer: s.tokenizer, Stop: s.stop,
-		LogProbs: *s.json, TopLogProbs: s.logProbs, AuditRows: s.audit,
+		LogProbs: s.likely, TopLogProbs: s.logProbs, AuditRows: s.audit,
 	}
 	if s.clip {
 		r.MaxTokens = max(1, min(r.MaxTokens, s.context-len(prompt)+1))
