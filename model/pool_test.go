@@ -2,6 +2,7 @@ package model
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
@@ -11,6 +12,8 @@ import (
 	"testing"
 
 	"github.com/anchorattention/anchor"
+	"github.com/anchorattention/anchor/internal/kernel"
+	"github.com/anchorattention/anchor/internal/matrix"
 	"pgregory.net/rapid"
 )
 
@@ -224,10 +227,47 @@ func TestEviction(t *testing.T) {
 	c.Close()
 }
 
+// typed makes random matrices of a type.
+type typed struct {
+	matrix.Type
+	*rand.Rand
+}
+
+func (s typed) matrix(_ string, rows, cols int) (*matrix.Matrix, error) {
+	elements, bytes := s.Block()
+	data := make([]byte, rows*cols/elements*bytes)
+	for at := 0; at < len(data); at += bytes {
+		for i := range data[at : at+bytes] {
+			data[at+i] = byte(s.Uint32())
+		}
+		if s.Type == matrix.BF16 {
+			binary.LittleEndian.PutUint16(data[at:], kernel.RoundToBFloat16(float32(s.NormFloat64())))
+		} else {
+			binary.LittleEndian.PutUint16(data[at:], toFloat16(float32(map[matrix.Type]float64{matrix.Q8_0: 1. / 64, matrix.Q4_0: 0.25}[s.Type])))
+		}
+	}
+	return matrix.New(s.Type, rows, cols, data)
+}
+
+func (s typed) vector(_ string, n int) (*matrix.Matrix, error) {
+	return matrix.FromFloat32(slices.Repeat([]float32{1}, n), 1, n), nil
+}
+
 // A batch gives each of its sequences, of mixed lengths and with some text before or none, bit by bit what it would have alone,
-// in every type of cache, with windows and without, and for any number of threads.
+// in every type of cache and of weights, with windows and without, and for any number of threads.
 func TestBatch(t *testing.T) {
 	t.Run("all keys", func(t *testing.T) { testBatch(t, tinyModel(t, 1000)) })
+	for _, typ := range []matrix.Type{matrix.BF16, matrix.Q8_0, matrix.Q4_0} {
+		t.Run(typ.String(), func(t *testing.T) {
+			c := tinyModel(t, 1000).cfg
+			c.Intermediate = 32
+			m, err := build(c, typed{typ, rand.New(rand.NewPCG(6, 6))})
+			if err != nil {
+				t.Fatal(err)
+			}
+			testBatch(t, m)
+		})
+	}
 	t.Run("windows", func(t *testing.T) { testBatch(t, tinyModel(t, 1000, 0, 180)) }) // some parts are longer, some shorter
 }
 
