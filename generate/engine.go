@@ -125,7 +125,7 @@ func New(m *model.Model, opt Options) (*Engine, error) {
 	c := m.Config()
 	planner, err := opt.Attention.Planner()
 	if err == nil {
-		err = opt.Attention.validate(c.Layers)
+		err = opt.Attention.validate(c.Layers, c.Heads)
 	}
 	if err == nil && opt.Costs != nil {
 		err = opt.Costs.Validate()

@@ -222,6 +222,7 @@ func TestErrors(t *testing.T) {
 		{generate.Options{Attention: generate.Attention{Method: "anchor"}}, "Params.Block is 0"},
 		{generate.Options{Attention: generate.Attention{Method: "dense", DenseLayers: []int{1}}}, "DenseLayers has 1; want 0 … 0"},
 		{generate.Options{Attention: generate.Attention{Method: "dense", DenseBelow: -1}}, "DenseBelow is -1"},
+		{generate.Options{Attention: generate.Attention{Method: "dense", Params: anchor.Params{Refinements: anchor.Refinements{HeadTheta: anchor.Thetas{1, 2}}}}}, "HeadTheta has 2 numbers"},
 		{generate.Options{Attention: dense, Chunk: -1}, "Chunk is -1"},
 		{generate.Options{Attention: dense, Sequences: -1}, "Sequences is -1"},
 		{generate.Options{Attention: dense, Threads: -1}, "Threads is -1"},
