@@ -368,7 +368,7 @@ func TestParamFlags(t *testing.T) {
 	var c cobra.Command
 	paramFlags(&c)
 	for _, sub := range newRoot().Commands() {
-		if sub.Name() == "make-model" || sub.Name() == "tune" {
+		if name := sub.Name(); name == "make-model" || name == "tune" || name == "pull" {
 			continue
 		}
 		c.Flags().VisitAll(func(f *pflag.Flag) {
