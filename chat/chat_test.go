@@ -148,7 +148,7 @@ func TestHostile(t *testing.T) {
 		{"set by a filter", `{% set a | upper %}x{% endset %}`, limits, "{% set %} has more than a name before ="},
 		{"a chain of filters as a block", `{% filter upper | trim %}x{% endfilter %}`, limits, "{% filter %} is not followed by one name"},
 		{"a comma in a parameter", `{% macro f(a="x,y") %}{% endmacro %}`, limits, "comma in its default"},
-		{"a name of ours", `{{ anchor__body() }}`, limits, "names with anchor__ are ours"},
+		{"a name of ours", `{{ anchor__print() }}`, limits, "names with anchor__ are ours"},
 		{"engine failure", `{{ 'a' | batch(-1) }}{{ 1 | round('x') }}{% call range() %}{% endcall %}`, limits, "range: want one to three integers"},
 		{"ten megabytes", long("x", 10<<20), limits, "has 10485760 bytes; want at most 1048576"},
 		{"not UTF-8", "\xff", limits, "is not UTF-8"},
