@@ -18,9 +18,8 @@ import (
 
 // Names of ours within the engine.
 const (
-	prefix       = "anchor__"
-	filterPrint  = prefix + "print"
-	functionBody = prefix + "body"
+	prefix      = "anchor__"
+	filterPrint = prefix + "print"
 )
 
 // A function is one that templates call. The first argument of a filter or method is what it is applied to.
@@ -110,9 +109,6 @@ func functions(now time.Time) map[string]jinja.Value {
 		add(prefix+"method_"+name, applied(f))
 	}
 	add(filterPrint, applied(func(args []jinja.Value, _ map[string]jinja.Value) (jinja.Value, error) { return printed(args[0]) }))
-	all[functionBody] = jinja.NewCallable("body", func(_ []jinja.Value, kwargs map[string]jinja.Value) (jinja.Value, error) {
-		return kwargs["caller"].AsCallable().Fn(nil, nil)
-	})
 	add("raise_exception", func(args []jinja.Value, _ map[string]jinja.Value) (jinja.Value, error) {
 		if len(args) != 1 {
 			return jinja.None(), errors.New("want a message")

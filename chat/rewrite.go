@@ -2,6 +2,7 @@ package chat
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -12,7 +13,7 @@ import (
 //   - has no text outside of tags: text, trimmed by Jinja2's rules, becomes the output of a literal;
 //   - prints what it prints by the filter filterPrint;
 //   - names our own filters and methods where there are such ones (ownFilters, ownMethods);
-//   - runs the body of a loop that sets variables in a scope of its own, by a call of functionBody;
+//   - sets variables back at the end of what they are set in;
 //   - has every line where it was, for messages.
 //
 // Of 153 renderings of 17 published templates, the engine alone (v1.8.0) gives 46 that differ from Jinja2's, and none with this.
@@ -384,32 +385,28 @@ func literal(s string) (text string, size int, err error) {
 	return "", 0, fmt.Errorf("a string has no end")
 }
 
-// scopes checks that blocks nest, and gives the body of each loop that sets variables a scope of its own.
+// scopes checks that blocks nest, and has variables that are set in a block end with it, or with the round of a loop, where the
+// engine lets them live on: it saves before the block what they were, and sets them to that again.
 func scopes(segments []segment) error {
 	type block struct {
-		keyword    string
-		at         int
-		sets, jump bool // its body does so, inner loops apart
-		orElse     int  // a loop's {% else %}, 0 if there is none
-		loop       int  // in open: the loop that shares variables with what stands in the block, −1 if there is none
+		keyword string
+		at      int
+		scope   int      // in open: the block whose variables are set here, −1 if there is none; an if has none of its own
+		sets    []string // variables set in it
+		orElse  []string // and in a loop's {% else %}
+		inElse  bool
 	}
 	var open []block
+	top := func() *block { return &open[len(open)-1] }
 	push := func(keyword string, at int) {
-		b := block{keyword: keyword, at: at, loop: -1}
-		switch {
-		case keyword == "for":
-			b.loop = len(open)
-		case keyword != "macro" && keyword != "call" && len(open) > 0:
-			b.loop = open[len(open)-1].loop
+		scope := len(open)
+		if keyword == "if" {
+			scope = -1
+			if len(open) > 0 {
+				scope = top().scope
+			}
 		}
-		open = append(open, b)
-	}
-	// loop returns the loop that shares variables with what stands here, nil if there is none.
-	loop := func() *block {
-		if len(open) == 0 || open[len(open)-1].loop < 0 {
-			return nil
-		}
-		return &open[open[len(open)-1].loop]
+		open = append(open, block{keyword: keyword, at: at, scope: scope})
 	}
 	for i := range segments {
 		s := &segments[i]
@@ -424,53 +421,71 @@ func scopes(segments []segment) error {
 		case "if", "for", "macro", "call", "filter", "generation":
 			push(keyword, i)
 		case "set":
-			if l := loop(); l != nil {
-				l.sets = true
+			if len(open) > 0 && top().scope >= 0 && len(s.tokens) > 1 && !(len(s.tokens) > 2 && s.tokens[2].is('o', ".")) {
+				b := &open[top().scope]
+				to := &b.sets
+				if b.inElse {
+					to = &b.orElse
+				}
+				if name := s.tokens[1].text; !slices.Contains(*to, name) {
+					*to = append(*to, name)
+				}
 			}
 			if !s.has("=") {
 				push(keyword, i)
 			}
 		case "break", "continue":
-			l := loop()
-			if l == nil {
+			if len(open) == 0 || top().scope < 0 || open[top().scope].keyword != "for" || open[top().scope].inElse {
 				return fmt.Errorf("line %d: {%% %s %%} stands in no loop", s.line, keyword)
 			}
-			l.jump = true
 		case "elif", "else":
-			if len(open) == 0 {
-				return fmt.Errorf("line %d: {%% %s %%} stands in no block", s.line, keyword)
-			}
-			b := &open[len(open)-1]
 			switch {
-			case b.keyword == "for" && keyword == "else" && b.orElse == 0:
-				b.orElse, b.loop = i, -1
-				if k := len(open) - 2; k >= 0 {
-					b.loop = open[k].loop
-				}
-			case b.keyword != "if":
-				return fmt.Errorf("line %d: {%% %s %%} stands in a block of %s", s.line, keyword, b.keyword)
+			case len(open) == 0:
+				return fmt.Errorf("line %d: {%% %s %%} stands in no block", s.line, keyword)
+			case top().keyword == "for" && keyword == "else" && !top().inElse:
+				top().inElse = true
+			case top().keyword != "if":
+				return fmt.Errorf("line %d: {%% %s %%} stands in a block of %s", s.line, keyword, top().keyword)
 			}
 		case "endif", "endfor", "endmacro", "endcall", "endfilter", "endset", "endgeneration":
-			if len(open) == 0 || "end"+open[len(open)-1].keyword != keyword {
+			if len(open) == 0 || "end"+top().keyword != keyword {
 				return fmt.Errorf("line %d: {%% %s %%} ends nothing", s.line, keyword)
 			}
-			b := open[len(open)-1]
+			b := *top()
 			open = open[:len(open)-1]
-			if b.keyword == "for" && b.sets && !b.jump {
-				segments[b.at].after = "{% call " + functionBody + "() %}"
-				end := i
-				if b.orElse > 0 {
-					end = b.orElse
+			begin := &segments[b.at]
+			var own []token // variables that the block itself sets
+			switch in := slices.Index(begin.tokens, token{'n', "in"}); {
+			case b.keyword == "for" && in > 0:
+				own = begin.tokens[1:in]
+			case b.keyword == "set":
+				own = begin.tokens[1:]
+			}
+			restore := func(names []string) string {
+				var out strings.Builder
+				for _, name := range names {
+					if slices.Contains(own, token{'n', name}) {
+						continue
+					}
+					saved := fmt.Sprintf("%s%d_%s", prefix, b.at, name)
+					begin.before += "{% set " + saved + " = " + name + " %}"
+					out.WriteString("{% set " + name + " = " + saved + " %}")
 				}
-				segments[end].before = "{% endcall %}"
+				return out.String()
+			}
+			switch b.keyword {
+			case "for":
+				begin.after += restore(b.sets)
+				s.after += restore(b.orElse)
+			case "filter", "set", "generation":
+				s.after += restore(b.sets)
 			}
 		default:
 			return fmt.Errorf("line %d: statement is {%% %s %%}; want if, for, set, macro, call, filter, raw, break, continue or generation", s.line, keyword)
 		}
 	}
 	if len(open) > 0 {
-		b := open[len(open)-1]
-		return fmt.Errorf("line %d: {%% %s %%} has no end", segments[b.at].line, b.keyword)
+		return fmt.Errorf("line %d: {%% %s %%} has no end", segments[top().at].line, top().keyword)
 	}
 	return nil
 }

@@ -26,8 +26,8 @@ func paramFlags(c *cobra.Command) *anchor.Params {
 	f.IntVar(&p.Local, "local", p.Local, "anchor: `keys` just before a group of block·step rows, always attended")
 	f.Float64Var(&p.Theta, "theta", p.Theta, "anchor: `nats` below the anchor at which a key is still kept; inf keeps all, -inf none")
 	f.IntVar(&p.Tail, "tail", p.Tail, "last `rows` of the prompt, which see every key, whatever the method")
-	f.IntVar(&p.Pool, "pool", 0, "anchor: `rows` that one mean query stands for, a divisor of block; 0 means block")
-	f.IntVar(&p.Spikes, "spikes", 0, "anchor: outlying `rows` of each pool that stand for themselves too")
+	f.IntVar(&p.Pool, "pool", 0, "anchor: `rows` that one mean query stands for in blocks out of which rows stand, a divisor of block; 0 means block")
+	f.IntVar(&p.Spikes, "spikes", 0, "anchor: `rows` that stand for themselves too, of those that stand out of each block")
 	f.Float64Var(&p.MaxDensity, "max-density", 0, "anchor: bound on each head's `density`; 0 means none")
 	f.String("params", "", "`file` of anchor's parameters as JSON, such as \"anchor calibrate\" writes; flags go before it")
 	return &p

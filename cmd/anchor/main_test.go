@@ -391,7 +391,7 @@ func TestParamFlags(t *testing.T) {
 	paramFlags(&c)
 	for _, sub := range newRoot().Commands() {
 		switch sub.Name() {
-		case "make-model", "tune", "inspect", "capture", "pull":
+		case "make-model", "tune", "pull", "inspect", "capture":
 			continue
 		}
 		c.Flags().VisitAll(func(f *pflag.Flag) {
