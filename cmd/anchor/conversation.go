@@ -52,7 +52,7 @@ func (g *generation) conversation(t *chat.Template) (*conversation, error) {
 	return c, nil
 }
 
-// turn says something to the model and has it answer. An answer that an error cuts short remains part of the conversation.
+// turn says something to the model and has it answer. What there is of an answer that an error cuts short remains part of the conversation.
 func (c *conversation) turn(ctx context.Context, s *speaker, text string) error {
 	asked := append(c.messages, chat.Message{Role: "user", Content: text})
 	prompt, err := c.template.Render(ctx, chat.Input{Messages: asked, AddGenerationPrompt: true})
@@ -60,14 +60,17 @@ func (c *conversation) turn(ctx context.Context, s *speaker, text string) error 
 		return err
 	}
 	res, err := s.say(ctx, s.tokenizer.Encode(prompt, false).IDs)
-	if res == nil {
+	if res == nil || err != nil && res.Text == "" {
 		return err
 	}
 	c.messages = append(asked, chat.Message{Role: "assistant", Content: res.Text})
 	if c.file == "" {
 		return err
 	}
-	return errors.Join(err, atomicfile.Write(context.WithoutCancel(ctx), c.file, func(w io.Writer) error { return printJSON(w, c.messages) }))
+	if e := atomicfile.Write(context.WithoutCancel(ctx), c.file, func(w io.Writer) error { return printJSON(w, c.messages) }); e != nil {
+		return e
+	}
+	return err
 }
 
 // errAnswerEnded is why an answer is cut short.
@@ -82,36 +85,37 @@ func (c *conversation) converse(ctx context.Context, s *speaker, stdin io.Reader
 	signal.Notify(interrupts, os.Interrupt)
 	defer signal.Stop(interrupts)
 
-	ask := func() {}
+	say := func(string) {}
 	if isTerminal(stdin) {
-		fmt.Fprintln(s.err, "Each line is a message. Ctrl-C ends an answer, and here the program.")
-		ask = func() { fmt.Fprint(s.err, "> ") }
+		say = func(text string) { fmt.Fprint(s.err, text) }
+		say("Each line is a message. Ctrl-C ends an answer, and here the program.\n")
 	}
+	before := len(c.messages)
 	if complete {
 		if err := c.answer(ctx, s, interrupts, text); err != nil {
 			return err
 		}
-		text = ""
 	}
 	lines := readLines(ctx, stdin)
 	for {
-		ask()
+		say("> ")
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-interrupts:
-			fmt.Fprintln(s.err)
+			say("\n")
 			return nil
 		case l, ok := <-lines:
 			if !ok || l.err != nil {
+				say("\n")
 				return l.err
 			}
 			line := strings.TrimSpace(l.text)
 			if line == "" {
 				continue
 			}
-			if text != "" {
-				line, text = text+"\n\n"+line, ""
+			if text != "" && len(c.messages) == before { // nothing has been answered yet
+				line = text + "\n\n" + line
 			}
 			if err := c.answer(ctx, s, interrupts, line); err != nil {
 				return err
@@ -135,7 +139,7 @@ func (c *conversation) answer(ctx context.Context, s *speaker, interrupts <-chan
 	err := c.turn(ctx, s, text)
 	close(over)
 	<-watched
-	if err != nil && context.Cause(ctx) == errAnswerEnded {
+	if context.Cause(ctx) == errAnswerEnded && (err == errAnswerEnded || errors.Is(err, context.Canceled)) {
 		err = nil
 	}
 	cancel(nil)
@@ -159,9 +163,13 @@ func readLines(ctx context.Context, r io.Reader) <-chan line {
 			if err != nil && err != io.EOF {
 				l.err = err
 			}
+			if text == "" && l.err == nil {
+				return
+			}
 			select {
 			case lines <- l:
 			case <-ctx.Done():
+				return
 			}
 			if err != nil {
 				return

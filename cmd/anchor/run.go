@@ -186,7 +186,7 @@ func (g *generation) run(c *cobra.Command, args []string) (err error) {
 		return err
 	}
 	if g.interactive {
-		return talk.converse(c.Context(), s, c.InOrStdin(), text, len(args) > 0)
+		return talk.converse(c.Context(), s, c.InOrStdin(), text, len(args) > 0 && args[0] != "")
 	}
 	return talk.turn(c.Context(), s, text)
 }
