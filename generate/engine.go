@@ -45,7 +45,7 @@ type Request struct {
 	AuditRows int
 
 	// Progress, when set, is called now and then with the share of the prompt's work that is done, ascending in
-	// [0, 1], by one goroutine at a time.
+	// [0, 1], by one goroutine at a time. All requests wait for it.
 	Progress func(share float64)
 	// Token, when set, is called with each token as it comes, by the goroutine that called Generate. Its error ends the
 	// generation.
@@ -101,9 +101,8 @@ type sequence struct {
 	cancel context.CancelCauseFunc
 	start  time.Time
 
-	dense   bool // the prompt is attended to densely
-	prefix  *prefix
-	keys    []model.Key // of the pages of the prompt that can be shared
+	dense   bool          // the prompt is attended to densely
+	keys    [][]model.Key // of the pages of the prompt that can be shared, by unit
 	cache   *model.Cache
 	next    int32 // the last token, which is not in the cache yet
 	sampler *sampler
@@ -151,7 +150,8 @@ func New(m *model.Model, opt Options) (*Engine, error) {
 		opt.Sequences = 16
 	}
 	e := &Engine{model: m, opt: opt, planner: planner}
-	e.every, _, e.decodes = anchor.Borders(planner)
+	borders, ok := anchor.BordersOf(planner)
+	e.every, e.decodes = borders.Every, ok
 	bytes := opt.CacheBytes
 	if bytes == 0 {
 		bytes = math.MaxInt64
@@ -283,7 +283,7 @@ func (e *Engine) sequence(ctx context.Context, r Request) (*sequence, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.prefix, s.keys = &prefix, prefix.keys(s.Prompt)
+	s.keys = prefix.keys(s.Prompt)
 	s.sampler = newSampler(r.Sampling, s.Prompt)
 	if r.Tokenizer != nil {
 		s.writer = &writer{stream: r.Tokenizer.NewStream(true), stop: r.Stop}
@@ -362,8 +362,7 @@ func (e *Engine) admit() []*sequence {
 	})
 	for len(e.waiting) > 0 && len(e.active) < e.opt.Sequences {
 		s := e.waiting[0]
-		step := max(s.prefix.pages, 1)
-		cache, err := e.pool.NewCache(e.tokens(&s.Request), s.keys, step)
+		cache, err := e.pool.NewCache(e.tokens(&s.Request), s.keys)
 		if errors.Is(err, model.ErrFull) {
 			break // until one of the active ones is done
 		}
@@ -474,13 +473,16 @@ func (e *Engine) step(all []*sequence) {
 			continue
 		}
 		p.stats.read(stats)
-		shared := p.cache.Len() / model.PageTokens
-		if n := min(shared, len(p.keys)); n > 0 {
-			// Whole units: the rest of one that is cut short is not what its name says.
-			if err := p.cache.Share(p.keys[:n-n%p.prefix.pages]); err != nil {
-				p.err = err
-				continue
+		var whole []model.Key // of the units that are there
+		for _, keys := range p.keys {
+			if (len(whole)+len(keys))*model.PageTokens > p.cache.Len() {
+				break
 			}
+			whole = append(whole, keys...)
+		}
+		if err := p.cache.Share(whole); err != nil {
+			p.err = err
+			continue
 		}
 		if p.to == len(p.Prompt) {
 			first := time.Now()

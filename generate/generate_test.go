@@ -341,7 +341,7 @@ func TestSameAsAlone(t *testing.T) {
 					})
 				}
 				wg.Wait()
-				_, _, sharing := anchor.Borders(mustPlanner(t, a))
+				_, sharing := anchor.BordersOf(mustPlanner(t, a))
 				if got := slices.Max(cached); round == 1 && (got == 0) == sharing {
 					t.Errorf("%s: %d tokens at most were cached", a.Method, got)
 				}
@@ -392,7 +392,7 @@ func mustPlanner(t *testing.T, a generate.Attention) anchor.Planner {
 // A prompt takes over what whole groups before both tails have in common with earlier ones, and nothing else.
 func TestPrefix(t *testing.T) {
 	m := noise(t, 4000)
-	a := generate.Attention{Method: "anchor", Params: anchor.Params{Block: 32, Step: 6, Init: 8, Local: 8, Theta: 1, Tail: 20}} // groups of 192: units of 384
+	a := generate.Attention{Method: "anchor", Params: anchor.Params{Block: 32, Step: 6, Init: 8, Local: 8, Theta: 1, Tail: 20}} // groups of 192: units end at 128, 384 and 768
 	common := randomPrompt(1000, 1)
 	with := func(n, rest int, seed uint64) []int32 {
 		return append(slices.Clone(common[:n]), randomPrompt(rest, seed)...)
@@ -408,11 +408,13 @@ func TestPrefix(t *testing.T) {
 		{common[:787], 384},      // the tail reaches into the second unit
 		{common, 768},            // more of the same
 		{with(767, 100, 2), 384}, // differs in the last token of the second unit
-		{with(383, 500, 3), 0},   // and of the first
-		{with(383, 500, 3), 768}, // which is another's first now
+		{with(383, 500, 3), 128}, // and of the one before
+		{with(383, 500, 3), 768}, // which is another's now
 		{common, 768},
 		{with(384, 500, 4), 384},
-		{common[:384], 0}, // a tail of its own
+		{common[:384], 128}, // a tail of its own
+		{common[:128], 0},   // a token must be left
+		{common[:129], 128}, // the first group has no tail
 	} {
 		r, err := e.Generate(t.Context(), generate.Request{Prompt: c.prompt, MaxTokens: 1})
 		if err != nil {

@@ -114,18 +114,21 @@ func TestPoolModel(t *testing.T) {
 				for i := range rapid.IntRange(0, pages-1).Draw(t, "prefix") {
 					prefix = append(prefix, name(text, i))
 				}
+				together := slices.Collect(slices.Chunk(prefix, step))
 				before := p.Stats()
 				found, idle := 0, 0
 				for found < len(prefix) && p.named[prefix[found]] != nil {
 					found++
 				}
-				found -= found % step
+				if found < len(prefix) {
+					found -= found % step
+				}
 				for _, key := range prefix[:found] {
 					if p.named[key].references == 0 {
 						idle++
 					}
 				}
-				c, err := p.NewCache(pages*PageTokens-rapid.IntRange(0, PageTokens-1).Draw(t, "less"), prefix, step)
+				c, err := p.NewCache(pages*PageTokens-rapid.IntRange(0, PageTokens-1).Draw(t, "less"), together)
 				if fits := before.Used+idle+pages-found <= limit; fits != (err == nil) {
 					t.Fatalf("%d pages, %d found, of %+v: error %v", pages, found, before, err)
 				}
@@ -199,7 +202,7 @@ func TestEviction(t *testing.T) {
 		return keys
 	}
 	open := func(text, pages int) *Cache {
-		c, err := p.NewCache((pages+1)*PageTokens, names(text, pages), 1)
+		c, err := p.NewCache((pages+1)*PageTokens, slices.Collect(slices.Chunk(names(text, pages), 1)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -282,7 +285,7 @@ func testBatch(t *testing.T, m *Model) {
 		prepare := func() []Part {
 			var parts []Part
 			for i, cuts := range lengths {
-				c, err := p.NewCache(400, nil, 1)
+				c, err := p.NewCache(400, nil)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -373,7 +376,7 @@ func TestCacheTypes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		cache, err := p.NewCache(300, nil, 1)
+		cache, err := p.NewCache(300, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -455,13 +458,13 @@ func TestPoolErrors(t *testing.T) {
 	mustFail(p.Fits(0), "capacity is 0")
 	mustFail(p.Fits(1001), "1001", "1000")
 	mustFail(p.Fits(3*128+1), "385 tokens", "4 pages", fmt.Sprint(4*size), "limit is 3 pages", fmt.Sprint(3*size))
-	a, err := p.NewCache(2*128, nil, 1)
+	a, err := p.NewCache(2*128, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = p.NewCache(2*128, nil, 1)
+	_, err = p.NewCache(2*128, nil)
 	mustFail(err, ErrFull.Error(), "2 more pages", "1 of 3")
-	b, err := p.NewCache(1, nil, 1)
+	b, err := p.NewCache(1, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -474,7 +477,7 @@ func TestPoolErrors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := half.NewCache(5, nil, 1)
+	c, err := half.NewCache(5, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
