@@ -82,7 +82,7 @@ func (x *capture) run(c *cobra.Command, args []string) (err error) {
 	if err != nil {
 		return err
 	}
-	text, err := readTexts(c.Context(), c.InOrStdin(), x.file)
+	text, err := readText(c.Context(), c.InOrStdin(), x.file)
 	if err != nil {
 		return err
 	}

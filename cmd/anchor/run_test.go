@@ -335,3 +335,17 @@ func TestRunHubAndGGUF(t *testing.T) {
 		}
 	}
 }
+
+// A number of bytes may have a unit.
+func TestParseBytes(t *testing.T) {
+	for text, want := range map[string]int64{"": 0, "1": 1, "2048": 2048, "1.5KiB": 1536, "4 MiB": 4 << 20, "2GiB": 2 << 30, "1TiB": 1 << 40} {
+		if got, err := parseBytes("x", text); err != nil || got != want {
+			t.Errorf("%q is %d, %v; want %d", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"0", "-1", "NaN", "inf", "1e30", "KiB", "1 kb", "1KiBMiB", "x"} {
+		if got, err := parseBytes("x", text); err == nil {
+			t.Errorf("%q is %d; want an error", text, got)
+		}
+	}
+}
