@@ -13,11 +13,18 @@ import (
 
 // ForwardOptions say how to run a model.
 type ForwardOptions struct {
-	Planner   anchor.Planner // which keys each row of queries sees
-	Costs     *anchor.Costs  // see anchor.Options
-	Threads   int            // goroutines to use; 0 means GOMAXPROCS
-	AuditRows int            // rows of each head and layer whose exact recall is measured; 0 means no audit
-	Prompt    int            // length of the whole prompt, as in anchor.Sequence
+	// Planner says which keys each row of queries sees. In a layer whose window is shorter than the text a row sees exactly
+	// the window's keys instead, and rows are not audited.
+	Planner   anchor.Planner
+	Costs     *anchor.Costs // see anchor.Options
+	Threads   int           // goroutines to use; 0 means GOMAXPROCS
+	AuditRows int           // rows of each head and layer whose exact recall is measured; 0 means no audit
+	Prompt    int           // length of the whole prompt, as in anchor.Sequence
+
+	// Capture, when set, is called for each layer with the queries [Heads, len(ids), HeadDim], and the keys and values
+	// [KVHeads, len(ids), HeadDim] of the call's tokens, as attention sees them: turned by their positions. It must not keep
+	// the slices. Its error ends the call.
+	Capture func(layer int, q, k, v []float32) error
 
 	// Progress, when set, is called now and then with the share of the work that is done, ascending in [0, 1], by
 	// one goroutine at a time.
@@ -42,8 +49,9 @@ const (
 //
 // Sums run in the same order however a text is cut into calls and whatever the number of threads: outside
 // attention results are bitwise the same. Upon an error, ctx's included, the cache is as it was.
-func (m *Model) Forward(ctx context.Context, cache *Cache, ids []int32, opt ForwardOptions) ([]float32, Stats, error) {
+func (m *Model) Forward(ctx context.Context, cache *Cache, ids []int32, opt ForwardOptions) (logits []float32, s Stats, err error) {
 	start := time.Now()
+	defer guard(func() []mapped { return m.files }, &err)()
 	f, err := m.newForward(cache, ids, opt)
 	if err != nil {
 		return nil, Stats{}, err
@@ -61,13 +69,14 @@ func (m *Model) Forward(ctx context.Context, cache *Cache, ids []int32, opt Forw
 			return nil, Stats{}, err
 		}
 	}
-	logits := f.logits()
+	logits = f.logits()
 	if err := ctx.Err(); err != nil {
 		return nil, Stats{}, err
 	}
 	cache.length += len(ids)
 
-	s := Stats{Attention: anchor.Merge(results...)}
+	s.Attention = anchor.Merge(results...)
+	s.Attention.Method = opt.Planner.Name() // not that of windows
 	s.AttentionSeconds = s.Attention.Seconds - s.Attention.Stages[anchor.StageAudit]
 	s.OtherSeconds = time.Since(start).Seconds() - s.Attention.Seconds
 	return logits, s, nil
@@ -93,7 +102,6 @@ type forward struct {
 	gate, up []float32 // [Intermediate, width]
 
 	done, all float64 // work, in multiply-adds; attention counts as if dense
-	attention float64 // of it, that of attention in one layer
 }
 
 func (m *Model) newForward(cache *Cache, ids []int32, opt ForwardOptions) (*forward, error) {
@@ -142,9 +150,28 @@ func (m *Model) newForward(cache *Cache, ids []int32, opt ForwardOptions) (*forw
 
 	n := float64(f.n)
 	linear := n * float64(c.Hidden) * float64(2*heads+2*kvHeads+3*c.Intermediate)
-	f.attention = 2 * float64(heads) * n * (float64(f.first) + (n+1)/2)
-	f.all = float64(c.Layers)*(linear+f.attention) + float64(c.Vocab)*float64(c.Hidden)
+	f.all = float64(c.Layers)*linear + float64(c.Vocab)*float64(c.Hidden)
+	for layer := range c.Layers {
+		f.all += f.attention(layer)
+	}
 	return f, nil
+}
+
+// window returns how many keys a row of the layer sees, 0 for all. A window as long as the text is none.
+func (f *forward) window(layer int) int {
+	if w := f.cfg.Windows; w != nil && w[layer] < max(f.opt.Prompt, f.first+f.n) {
+		return w[layer]
+	}
+	return 0
+}
+
+// attention returns the work of attention in a layer, as if dense.
+func (f *forward) attention(layer int) float64 {
+	keys := float64(f.first) + float64(f.n+1)/2 // of a row, in the mean
+	if w := f.window(layer); w != 0 {
+		keys = min(keys, float64(w))
+	}
+	return 2 * float64(f.cfg.Heads*f.cfg.HeadDim) * float64(f.n) * keys
 }
 
 // progress accounts for work that is done, and reports it with share of more under way.
@@ -159,16 +186,13 @@ func (f *forward) progress(work, under, share float64) {
 func (f *forward) turn() {
 	half := f.cfg.HeadDim / 2
 	f.cos, f.sin = make([]float32, f.n*half), make([]float32, f.n*half)
-	freq := make([]float64, half)
-	for i := range freq {
-		freq[i] = math.Pow(f.cfg.RopeTheta, -float64(i)/float64(half))
-	}
+	freq, factor := f.cfg.frequencies()
 	const rows = 256
 	parallel.For(f.threads, (f.n+rows-1)/rows, func(_, piece int) {
 		for t := piece * rows; t < min((piece+1)*rows, f.n); t++ {
 			for i, w := range freq {
 				sin, cos := math.Sincos(float64(f.first+t) * w)
-				f.sin[t*half+i], f.cos[t*half+i] = float32(sin), float32(cos)
+				f.sin[t*half+i], f.cos[t*half+i] = float32(factor*sin), float32(factor*cos)
 			}
 		}
 	})
@@ -222,9 +246,9 @@ func (f *forward) project(ctx context.Context, layer int) error {
 			product{l.v, f.normed, v, false})
 		f.each(from, to, func(tile int) {
 			at := tile*f.width - from*f.width
-			f.rows(tile, q[at*heads:], c.Heads, f.q, f.n, 0, true)
-			f.rows(tile, k[at*kvHeads:], c.KVHeads, keys, f.cache.capacity, f.first, true)
-			f.rows(tile, v[at*kvHeads:], c.KVHeads, values, f.cache.capacity, f.first, false)
+			f.rows(tile, q[at*heads:], destination{c.Heads, f.q, f.n, 0, l.qBias, l.qNorm, true})
+			f.rows(tile, k[at*kvHeads:], destination{c.KVHeads, keys, f.cache.capacity, f.first, l.kBias, l.kNorm, true})
+			f.rows(tile, v[at*kvHeads:], destination{c.KVHeads, values, f.cache.capacity, f.first, l.vBias, nil, false})
 		})
 	})
 }
@@ -256,24 +280,48 @@ func normalise(out, x, weight []float32, width int, eps float64) {
 	}
 }
 
-// rows copies the tokens of a tile [heads·HeadDim, width] to rows of [heads, step, HeadDim], from row first on, and
-// turns them if they are to carry their position: element i and i + HeadDim/2 of a row are a point of the plane.
-func (f *forward) rows(tile int, src []float32, heads int, dst []float32, step, first int, turned bool) {
+// A destination is where a projection's output goes, and what becomes of it on the way.
+type destination struct {
+	heads       int
+	data        []float32 // [heads, step, HeadDim], from row first on
+	step, first int
+	bias        []float32 // added, if there is one
+	norm        []float32 // weights of an RMSNorm of every row, if there is one
+	turned      bool      // rows carry their position
+}
+
+// rows copies the tokens of a tile [heads·HeadDim, width] to rows of heads.
+func (f *forward) rows(tile int, src []float32, to destination) {
 	dim, half := f.cfg.HeadDim, f.cfg.HeadDim/2
 	for c := range f.columns(tile) {
 		t := tile*f.width + c
 		cos, sin := f.cos[t*half:(t+1)*half], f.sin[t*half:(t+1)*half]
-		for h := range heads {
-			row := dst[(h*step+first+t)*dim : (h*step+first+t+1)*dim]
+		for h := range to.heads {
+			row := to.data[(h*to.step+to.first+t)*dim:][:dim]
 			from := src[h*dim*f.width+c:]
-			if !turned {
+			if to.turned && f.cfg.Interleaved {
+				for i := range half {
+					row[i], row[i+half] = from[2*i*f.width], from[(2*i+1)*f.width]
+				}
+			} else {
 				for i := range row {
 					row[i] = from[i*f.width]
 				}
+			}
+			if to.bias != nil {
+				for i, b := range to.bias[h*dim:][:dim] {
+					row[i] += b
+				}
+			}
+			if to.norm != nil {
+				normalise(row, row, to.norm, 1, f.cfg.RMSNormEps)
+			}
+			if !to.turned {
 				continue
 			}
+			// Elements i and i + half are a point of the plane.
 			for i := range half {
-				x, y := from[i*f.width], from[(i+half)*f.width]
+				x, y := row[i], row[i+half]
 				row[i] = x*cos[i] - y*sin[i]
 				row[i+half] = y*cos[i] + x*sin[i]
 			}
@@ -287,22 +335,46 @@ func (f *forward) attend(ctx context.Context, layer int) (*anchor.Result, error)
 	view := func(data []float32) anchor.Tensor {
 		return anchor.FromFloat32(data, c.KVHeads, total, c.HeadDim).Strided(f.cache.capacity*c.HeadDim, c.HeadDim)
 	}
+	if f.opt.Capture != nil {
+		if err := f.capture(layer); err != nil {
+			return nil, err
+		}
+	}
 	opt := anchor.Options{Planner: f.opt.Planner, Costs: f.opt.Costs, Threads: f.opt.Threads, AuditRows: f.opt.AuditRows}
+	prompt := f.opt.Prompt
+	if w := f.window(layer); w != 0 {
+		// StreamingLLM without first keys and a tail is the window, and nothing else.
+		opt.Planner, opt.AuditRows, prompt = anchor.StreamingLLM(anchor.StreamingParams{Window: w}), 0, 0
+	}
+	work := f.attention(layer)
 	if f.opt.Progress != nil {
-		opt.Progress = func(share float64) { f.progress(0, f.attention, share) }
+		opt.Progress = func(share float64) { f.progress(0, work, share) }
 	}
 	res, err := anchor.Attend(ctx, opt, anchor.Sequence{
 		Q:      anchor.FromFloat32(f.q, c.Heads, f.n, c.HeadDim),
 		K:      view(f.cache.k[layer]),
 		V:      view(f.cache.v[layer]),
 		O:      anchor.FromFloat32(f.o, c.Heads, f.n, c.HeadDim),
-		Prompt: f.opt.Prompt,
+		Prompt: prompt,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("model: layer %d: %w", layer, err)
 	}
-	f.progress(f.attention, 0, 0)
+	f.progress(work, 0, 0)
 	return res, nil
+}
+
+// capture hands a layer's queries, keys and values to the caller.
+func (f *forward) capture(layer int) error {
+	c := f.cfg
+	contiguous := func(cached []float32) []float32 {
+		all := make([]float32, 0, c.KVHeads*f.n*c.HeadDim)
+		for h := range c.KVHeads {
+			all = append(all, cached[(h*f.cache.capacity+f.first)*c.HeadDim:][:f.n*c.HeadDim]...)
+		}
+		return all
+	}
+	return f.opt.Capture(layer, f.q, contiguous(f.cache.k[layer]), contiguous(f.cache.v[layer]))
 }
 
 // mix adds a layer's attention and then its MLP to the residual stream.
@@ -328,6 +400,16 @@ func (f *forward) mix(ctx context.Context, layer int) error {
 		})
 		x := f.x[from*c.Hidden*f.width:]
 		f.multiply(to-from, product{l.o, f.qkv, x, true})
+		if l.oBias != nil {
+			f.each(from, to, func(tile int) {
+				for d, b := range l.oBias {
+					row := f.x[(tile*c.Hidden+d)*f.width:][:f.columns(tile)]
+					for col := range row {
+						row[col] += b
+					}
+				}
+			})
+		}
 		f.each(from, to, func(tile int) { f.rmsNorm(tile, from, l.mlpNorm) })
 		f.multiply(to-from,
 			product{l.gate, f.normed, f.gate, false},

@@ -653,6 +653,11 @@ func (f *File) Floats(key string) ([]float64, error) {
 	return list(f, key, "floating-point numbers", floating)
 }
 
+// Bools returns an array of truth values.
+func (f *File) Bools(key string) ([]bool, error) {
+	return list(f, key, "truth values", func(k kind, b []byte) (bool, bool) { return k == boolKind && b[0] == 1, k == boolKind })
+}
+
 // Strings returns an array of strings. Whether they are UTF-8 was not checked.
 func (f *File) Strings(key string) ([]string, error) {
 	v, err := f.value(key)
