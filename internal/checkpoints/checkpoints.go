@@ -72,7 +72,7 @@ func Small() map[string]Spec {
 		"llama3": of(func(s *Spec) {
 			s.Family, s.RopeTheta, s.Llama3 = "llama", 500000, &Llama3{Factor: 8, LowFreqFactor: 1, HighFreqFactor: 4, OriginalPositions: 64}
 		}),
-		"mistral": of(func(s *Spec) { s.Family, s.Window = "mistral", 512 }),
+		"mistral": of(func(s *Spec) { s.Family, s.Window, s.KVHeads, s.Seed = "mistral", 512, 4, 8 }),
 		"qwen2":   of(func(s *Spec) { s.Family, s.RopeTheta, s.Tied = "qwen2", 1e6, true }),
 		"qwen2-yarn": of(func(s *Spec) {
 			s.Family, s.RopeTheta, s.YaRN = "qwen2", 1e6, &YaRN{Factor: 4, OriginalPositions: 64}
@@ -217,17 +217,34 @@ func (s Spec) config(t matrix.Type) ([]byte, error) {
 
 // WriteGGUF writes a GGUF file with matrices of a type and vectors in F32, as llama.cpp's converter lays it out.
 func (s Spec) WriteGGUF(ctx context.Context, path string, t matrix.Type) error {
+	return s.writeGGUF(ctx, path, t, t)
+}
+
+// WriteUnpacked writes a GGUF file that is all in F32, with the numbers that WriteGGUF leaves of a type.
+func (s Spec) WriteUnpacked(ctx context.Context, path string, t matrix.Type) error {
+	return s.writeGGUF(ctx, path, t, matrix.F32)
+}
+
+// writeGGUF writes a GGUF file with matrices that are first rounded to a type and then stored in one.
+func (s Spec) writeGGUF(ctx context.Context, path string, rounded, stored matrix.Type) error {
 	var sources []gguf.Source
 	for _, x := range s.tensors() {
-		source := gguf.Source{Name: x.gguf, Shape: []int{x.cols}, Type: matrix.F32}
+		source, round := gguf.Source{Name: x.gguf, Shape: []int{x.cols}, Type: matrix.F32}, matrix.F32
 		if x.rows > 0 {
-			source.Shape, source.Type = []int{x.rows, x.cols}, t
+			source.Shape, source.Type, round = []int{x.rows, x.cols}, stored, rounded
 		}
-		elements, size := source.Type.Block()
+		bytes := func(t matrix.Type) []byte {
+			elements, size := t.Block()
+			return make([]byte, x.cols/elements*size)
+		}
 		source.Write = func(w io.Writer) error {
-			values, packed := make([]float32, x.cols), make([]byte, x.cols/elements*size)
+			values, packed, scratch := make([]float32, x.cols), bytes(source.Type), bytes(round)
 			for i := range max(x.rows, 1) {
 				s.row(x, x.ofGGUF(i), values)
+				if round != source.Type {
+					matrix.Pack(round, values, scratch)
+					matrix.Unpack(round, scratch, values)
+				}
 				matrix.Pack(source.Type, values, packed)
 				if _, err := w.Write(packed); err != nil {
 					return err
@@ -243,7 +260,7 @@ func (s Spec) WriteGGUF(ctx context.Context, path string, t matrix.Type) error {
 			return binary.Write(w, binary.LittleEndian, factors)
 		}})
 	}
-	return gguf.WriteFile(ctx, path, s.metadata(t), sources...)
+	return gguf.WriteFile(ctx, path, s.metadata(stored), sources...)
 }
 
 // ofGGUF returns which row lies at row i of the GGUF file. There, the two rows of a head that are rotated together are

@@ -137,15 +137,15 @@ func (p *Process) Open(o Options) error {
 	}{"open", o}, &struct{}{})
 }
 
-// LogProbs returns, for each token from an index on, the logarithms of the probabilities of all tokens to come after
-// it: logits up to a constant. They come from probabilities in single precision; of 0, the logarithm is −∞.
-func (p *Process) LogProbs(tokens []int32, from int) ([][]float64, error) {
+// LogProbs returns, for the tokens at some indices, the logarithms of the probabilities of all tokens to come after
+// each: logits up to a constant. They come from probabilities in single precision; of 0, the logarithm is −∞.
+func (p *Process) LogProbs(tokens []int32, at []int) ([][]float64, error) {
 	var answer struct{ LogProbs [][]*float64 }
 	err := p.ask(struct {
 		Operation string  `json:"operation"`
 		Tokens    []int32 `json:"tokens"`
-		From      int     `json:"from"`
-	}{"logProbs", tokens, from}, &answer)
+		At        []int   `json:"at"`
+	}{"logProbs", tokens, at}, &answer)
 	if err != nil {
 		return nil, err
 	}

@@ -27,16 +27,17 @@ const operations = {
         return {};
     },
 
-    // The logarithms of the probabilities of all tokens after each of tokens from an index on.
-    async logProbs({tokens, from}) {
+    // The logarithms of the probabilities of all tokens after each of those at some indices.
+    async logProbs({tokens, at}) {
         await sequence.clearHistory();
         const ask = {generateNext: {probabilities: true, options: {temperature: 0}}};
-        const answers = await sequence.controlledEvaluate(tokens.map((token, i) => i < from ? token : [token, ask]));
+        const asked = new Set(at);
+        const answers = await sequence.controlledEvaluate(tokens.map((token, i) => asked.has(i) ? [token, ask] : token));
         const size = model.fileInfo.metadata.tokenizer.ggml.tokens.length;
         return {
-            logProbs: tokens.slice(from).map((_, i) => {
+            logProbs: at.map((i) => {
                 const row = new Array(size).fill(null);
-                for (const [token, p] of answers[from + i].next.probabilities)
+                for (const [token, p] of answers[i].next.probabilities)
                     row[token] = Math.log(p);
                 return row;
             })
