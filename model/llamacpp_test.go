@@ -81,9 +81,9 @@ func distance(t *testing.T, a, b [][]float64) (worst, mean float64) {
 func TestLogitsOfLlamaCpp(t *testing.T) {
 	p := llamaCpp(t)
 	bounds := map[matrix.Type]float64{ // of the largest difference, about twice what was seen
-		matrix.F32: 2e-4, matrix.F16: 0.03, matrix.BF16: 0.25, matrix.Q8_0: 0.8, matrix.Q4_0: 0.9, matrix.Q4_K: 1.2, matrix.Q5_K: 1.2, matrix.Q6_K: 1.1,
+		matrix.F32: 3e-4, matrix.F16: 0.035, matrix.BF16: 0.3, matrix.Q8_0: 0.9, matrix.Q4_0: 0.9, matrix.Q4_K: 1.6, matrix.Q5_K: 1.6, matrix.Q6_K: 1.6,
 	}
-	at := []int{0, 1, 63, 64, 130, 299}
+	at := []int{0, 1, 2, 15, 31, 47, 63, 64, 65, 80, 100, 127, 128, 130, 150, 170, 190, 200, 210, 220, 230, 250, 255, 256, 280, 299}
 	all := checkpoints.Small()
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		spec := all[name]
@@ -190,7 +190,12 @@ func TestDirectoryAndGGUF(t *testing.T) {
 				logits[i] = forward(t, m, newCache(t, m, len(ids)), ids, dense)
 				m.Close()
 			}
-			near(t, name+" in "+typ.String(), logits[1], logits[0], 1e-4)
+			tolerance := 1e-4
+			if spec.Llama3 != nil && typ == matrix.BF16 {
+				// GGUF files have the factors of frequencies in single precision, and what is then rounded to BF16 may go the other way.
+				tolerance = 0.03
+			}
+			near(t, name+" in "+typ.String(), logits[1], logits[0], tolerance)
 		}
 	}
 }

@@ -179,10 +179,14 @@ func (s Spec) WriteDir(ctx context.Context, dir string, t matrix.Type) error {
 	return os.WriteFile(filepath.Join(dir, "config.json"), config, 0o666)
 }
 
+// classes are the families and what Transformers calls them.
+var classes = map[string]string{
+	"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM",
+}
+
 // config makes a config.json.
 func (s Spec) config(t matrix.Type) ([]byte, error) {
 	names := map[matrix.Type]string{matrix.F32: "float32", matrix.F16: "float16", matrix.BF16: "bfloat16"}
-	classes := map[string]string{"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 	if names[t] == "" || classes[s.Family] == "" {
 		return nil, fmt.Errorf("checkpoints: no directory of family %q in %v", s.Family, t)
 	}
@@ -227,6 +231,9 @@ func (s Spec) WriteUnpacked(ctx context.Context, path string, t matrix.Type) err
 
 // writeGGUF writes a GGUF file with matrices that are first rounded to a type and then stored in one.
 func (s Spec) writeGGUF(ctx context.Context, path string, rounded, stored matrix.Type) error {
+	if classes[s.Family] == "" {
+		return fmt.Errorf("checkpoints: no family %q", s.Family)
+	}
 	var sources []gguf.Source
 	for _, x := range s.tensors() {
 		source, round := gguf.Source{Name: x.gguf, Shape: []int{x.cols}, Type: matrix.F32}, matrix.F32
