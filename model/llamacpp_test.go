@@ -76,8 +76,8 @@ func distance(t *testing.T, a, b [][]float64) (worst, mean float64) {
 // In F32 only rounding differs. For other types llama.cpp rounds what it multiplies weights with, to half precision, to BF16 or,
 // for quantised ones, to 8 bits with a scale for 32 or 256 numbers, and Anchor may round too. These models make much of that: the
 // logits, whose deviation is about 3, change by tenths. So the numbers of a type are given to llama.cpp in F32 as well, and
-// Anchor must not be further from what it makes of them than llama.cpp is with the type itself. Sliding windows
-// are not seen here: llama.cpp ignores them for this architecture, and the prompt is shorter.
+// Anchor must not be further from what it makes of them than llama.cpp is with the type itself. The prompt is
+// shorter than any sliding window.
 func TestLogitsOfLlamaCpp(t *testing.T) {
 	p := llamaCpp(t)
 	bounds := map[matrix.Type]float64{ // of the largest difference, about twice what was seen
@@ -164,6 +164,38 @@ func TestGreedyOfLlamaCpp(t *testing.T) {
 				next = []int32{id}
 			}
 		})
+	}
+}
+
+// With a sliding window a model of one layer sees what llama.cpp, which ignores windows of this architecture, sees of the
+// window's tokens alone: rotary embeddings know only how far two positions are apart.
+func TestWindowOfLlamaCpp(t *testing.T) {
+	p := llamaCpp(t)
+	spec := checkpoints.Small()["mistral"]
+	spec.Layers, spec.Window = 1, 64
+	path := filepath.Join(t.TempDir(), "model.gguf")
+	if err := spec.WriteGGUF(t.Context(), path, matrix.F32); err != nil {
+		t.Fatal(err)
+	}
+	load(t, p, path)
+	m, err := model.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	ids := tokens(300, spec.Vocab)
+	cache, done := newCache(t, m, len(ids)), 0
+	for _, last := range []int{50, 63, 64, 65, 200, 299} {
+		seen := ids[max(0, last+1-spec.Window) : last+1]
+		want, err := p.LogProbs(seen, []int{len(seen) - 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := logProbs(forward(t, m, cache, ids[done:last+1], dense))
+		done = last + 1
+		if worst, _ := distance(t, [][]float64{got}, want); !(worst <= 3e-4) {
+			t.Errorf("after token %d logits differ by up to %.3g; want at most 3e-4", last, worst)
+		}
 	}
 }
 
