@@ -18,6 +18,9 @@ import (
 // llamaCpp starts llama.cpp, or skips the test where it is absent.
 func llamaCpp(t *testing.T) *llamacpp.Process {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("takes half a minute")
+	}
 	p, err := llamacpp.Start(t.Context())
 	if errors.Is(err, llamacpp.ErrAbsent) {
 		t.Skip(err)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -30,7 +31,7 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, os.Args[1:]); err != nil && !errors.Is(err, flag.ErrHelp) {
+	if err := run(ctx, os.Args[1:], os.Stdout); err != nil && !errors.Is(err, flag.ErrHelp) {
 		fmt.Fprintln(os.Stderr, "llamacpp:", err)
 		os.Exit(1)
 	}
@@ -49,7 +50,7 @@ func (s settings) String() string {
 	return strconv.Itoa(s.batch)
 }
 
-func run(ctx context.Context, args []string) error {
+func run(ctx context.Context, args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("llamacpp", flag.ContinueOnError)
 	path := flags.String("model", "", "GGUF `file`; random weights of SmolLM2-135M's shape in Q8_0 if none is given")
 	lengths := flags.String("tokens", "2048,16384", "prompt `lengths`")
@@ -110,7 +111,7 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	if !*asJSON {
-		fmt.Printf("%s, threads: %d; Anchor %s; llama.cpp %s\n", filepath.Base(*path), *threads, meter.kernels.Name(), strings.TrimSpace(peer.System()))
+		fmt.Fprintf(out, "%s, threads: %d; Anchor %s; llama.cpp %s\n", filepath.Base(*path), *threads, meter.kernels.Name(), strings.TrimSpace(peer.System()))
 	}
 	for _, n := range ns {
 		options := llamacpp.Options{Path: *path, ContextSize: n + 256, Threads: *threads, CacheType: *cache}
@@ -130,12 +131,12 @@ func run(ctx context.Context, args []string) error {
 		}
 		res.Settings = chosen.String()
 		if *asJSON {
-			if err := json.NewEncoder(os.Stdout).Encode(res); err != nil {
+			if err := json.NewEncoder(out).Encode(res); err != nil {
 				return err
 			}
 			continue
 		}
-		res.print()
+		res.print(out)
 	}
 	return nil
 }
@@ -281,20 +282,21 @@ func spread(x []float64) (median, low, high float64) {
 	return (x[(len(x)-1)/2] + x[len(x)/2]) / 2, x[0], x[len(x)-1]
 }
 
-func (r *result) print() {
+// print writes a table.
+func (r *result) print(out io.Writer) {
 	steady := 0
 	for _, p := range r.Peaks {
 		if p >= 0.9*r.best {
 			steady++
 		}
 	}
-	fmt.Printf("\n%d tokens; llama.cpp with settings %s; %d of %d rounds at 90 %% of the best multiply-add rate, %.0f GFLOP/s",
+	fmt.Fprintf(out, "\n%d tokens; llama.cpp with settings %s; %d of %d rounds at 90 %% of the best multiply-add rate, %.0f GFLOP/s",
 		r.Tokens, r.Settings, steady, len(r.Peaks), r.best)
 	if steady < len(r.Steady) {
-		fmt.Print(": too few, all count")
+		fmt.Fprint(out, ": too few, all count")
 	}
-	fmt.Println()
-	fmt.Printf("%-14s %9s %9s %9s %9s   %s\n", "", "s", "min", "max", "tokens/s", "llama.cpp's time over this one's: median [min, max]")
+	fmt.Fprintln(out)
+	fmt.Fprintf(out, "%-14s %9s %9s %9s %9s   %s\n", "", "s", "min", "max", "tokens/s", "llama.cpp's time over this one's: median [min, max]")
 	for i, name := range r.Names {
 		var seconds, ratios []float64
 		for _, round := range r.Steady {
@@ -303,7 +305,7 @@ func (r *result) print() {
 		}
 		m, low, high := spread(seconds)
 		q, qLow, qHigh := spread(ratios)
-		fmt.Printf("%-14s %9.3f %9.3f %9.3f %9.0f   %.2f [%.2f, %.2f]\n", name, m, low, high, float64(r.Tokens)/m, q, qLow, qHigh)
+		fmt.Fprintf(out, "%-14s %9.3f %9.3f %9.3f %9.0f   %.2f [%.2f, %.2f]\n", name, m, low, high, float64(r.Tokens)/m, q, qLow, qHigh)
 	}
 }
 
