@@ -58,7 +58,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	methods := flags.String("methods", "dense", "Anchor's `methods`: dense, anchor, auto")
 	rounds := flags.Int("rounds", 5, "rounds in which every contestant runs once")
 	threads := flags.Int("threads", runtime.GOMAXPROCS(0), "threads of either side")
-	choices := flags.String("settings", "512,512f,2048,2048f", "batch sizes of llama.cpp, with f for flash attention; of several the `fastest` is kept; none leaves llama.cpp out")
+	choices := flags.String("settings", "256f,512f,2048f,512,2048", "batch sizes of llama.cpp, with f for flash attention; of several the `fastest` is kept; none leaves llama.cpp out")
 	cache := flags.String("cache", "F16", "`type` of llama.cpp's cache")
 	asJSON := flags.Bool("json", false, "print a line of JSON for each length")
 	if err := flags.Parse(args); err != nil {
