@@ -4,7 +4,6 @@ import (
 	"errors"
 	"maps"
 	"math"
-	"math/rand/v2"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -204,7 +203,6 @@ func TestWindowOfLlamaCpp(t *testing.T) {
 
 // A checkpoint is the same model as a directory and as a GGUF file.
 func TestDirectoryAndGGUF(t *testing.T) {
-	r := rand.New(rand.NewPCG(1, 1))
 	for name, spec := range checkpoints.Small() {
 		for _, typ := range []matrix.Type{matrix.F32, matrix.F16, matrix.BF16} {
 			dir := t.TempDir()
@@ -212,10 +210,7 @@ func TestDirectoryAndGGUF(t *testing.T) {
 			if err := errors.Join(spec.WriteDir(t.Context(), dir, typ), spec.WriteGGUF(t.Context(), path, typ)); err != nil {
 				t.Fatal(err)
 			}
-			ids := make([]int32, 150)
-			for i := range ids {
-				ids[i] = r.Int32N(int32(spec.Vocab))
-			}
+			ids := tokens(150, spec.Vocab)
 			var logits [2][]float32
 			for i, p := range []string{dir, path} {
 				m, err := model.Open(p)
@@ -227,8 +222,9 @@ func TestDirectoryAndGGUF(t *testing.T) {
 			}
 			tolerance := 1e-4
 			if spec.Llama3 != nil && typ == matrix.BF16 {
-				// GGUF files have the factors of frequencies in single precision, and what is then rounded to BF16 may go the other way.
-				tolerance = 0.03
+				// GGUF files have the factors of frequencies in single precision. What is rounded to BF16 after that may go the other
+				// way, which changes logits as much as the rounding itself does.
+				tolerance = 0.1
 			}
 			near(t, name+" in "+typ.String(), logits[1], logits[0], tolerance)
 		}
