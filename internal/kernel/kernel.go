@@ -40,7 +40,9 @@ type Set struct {
 	mask      func(rows int, x *float32, ld uintptr, n int, pos *int32, first, far, near int32)
 	sel       func(rows int, x *float32, ld uintptr, n int, top *float32, theta float32, base int32, dst *int32) (kept int)
 	transpose func(cols int, src *float32, lds uintptr, dst *float32, ldd uintptr) // of Lanes rows
-	scale     func(n int, dst, src *float32, f float32) (bad uint32)               // 0 if all of dst is finite
+	// transposeAhead is transpose that asks for what is so many bytes ahead; nil where there is none.
+	transposeAhead func(cols int, src *float32, lds uintptr, dst *float32, ldd uintptr, ahead uintptr)
+	scale          func(n int, dst, src *float32, f float32) (bad uint32) // 0 if all of dst is finite
 	// scaleStream is scale that writes past the caches, to whole lines of them; nil where there is none.
 	scaleStream func(n int, dst, src *float32, f float32) (bad uint32)
 	scaleCols   func(rows int, x *float32, ld uintptr, n int, f *float32)
@@ -289,6 +291,17 @@ func Transpose[T float32 | uint32](s *Set, rows, cols int, src []T, lds int, dst
 	for i := 0; i < rows; i += Lanes {
 		s.transpose(cols, single(&src[i*lds]), uintptr(lds)*size, single(&dst[i]), uintptr(ldd)*size)
 	}
+}
+
+// TransposeAhead is Transpose of Lanes rows of a matrix that is read from memory, slice by slice: it asks for as many bytes as it
+// reads, from ahead numbers behind src's start on.
+func TransposeAhead[T float32 | uint32](s *Set, cols int, src []T, lds, ahead int, dst []T, ldd int) {
+	if s.transposeAhead == nil || cols == 0 {
+		Transpose(s, Lanes, cols, src, lds, dst, ldd)
+		return
+	}
+	_, _ = src[(Lanes-1)*lds+cols-1], dst[(cols-1)*ldd+Lanes-1]
+	s.transposeAhead(cols, single(&src[0]), uintptr(lds)*size, single(&dst[0]), uintptr(ldd)*size, uintptr(ahead)*size)
 }
 
 // Scale sets dst = f·src and reports whether all of dst is finite. The two have the same length and may be the same.

@@ -56,6 +56,9 @@ func selectAVX2(rows int, x *float32, ld uintptr, n int, top *float32, theta flo
 func transposeAVX2(cols int, src *float32, lds uintptr, dst *float32, ldd uintptr)
 
 //go:noescape
+func transposeAheadAVX2(cols int, src *float32, lds uintptr, dst *float32, ldd uintptr, ahead uintptr)
+
+//go:noescape
 func scaleAVX2(n int, dst, src *float32, f float32) (bad uint32)
 
 //go:noescape
@@ -195,6 +198,9 @@ func selectAVX512(rows int, x *float32, ld uintptr, n int, top *float32, theta f
 
 //go:noescape
 func transposeAVX512(cols int, src *float32, lds uintptr, dst *float32, ldd uintptr)
+
+//go:noescape
+func transposeAheadAVX512(cols int, src *float32, lds uintptr, dst *float32, ldd uintptr, ahead uintptr)
 
 //go:noescape
 func scaleAVX512(n int, dst, src *float32, f float32) (bad uint32)

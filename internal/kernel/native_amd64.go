@@ -57,7 +57,7 @@ func native() []*Set {
 			{rows: 1, byRows: gemm1x16RowsAVX2, byCols: gemm1x16ColsAVX2},
 		}}},
 		panel: 6, panels: panelsAVX2,
-		colMax: colMaxAVX2, expSum: expSumAVX2, mask: maskAVX2, sel: selectAVX2, transpose: transposeAVX2,
+		colMax: colMaxAVX2, expSum: expSumAVX2, mask: maskAVX2, sel: selectAVX2, transpose: transposeAVX2, transposeAhead: transposeAheadAVX2,
 		scale: scaleAVX2, scaleStream: scaleStreamAVX2, scaleCols: scaleColsAVX2, add: addAVX2, finite: finiteAVX2,
 		swiGLU: swiGLUAVX2, squares: squaresAVX2, scaleBoth: scaleBothAVX2, bf16: bf16AVX2, f16: f16AVX2, addBF16: addBF16AVX2, prefetch: prefetch,
 		bytes: &byteSet{
@@ -101,7 +101,7 @@ func native() []*Set {
 			}},
 		},
 		panel: 8, panels: panelsAVX2,
-		colMax: colMaxAVX512, expSum: expSumAVX512, mask: maskAVX512, sel: selectAVX512, transpose: transposeAVX512,
+		colMax: colMaxAVX512, expSum: expSumAVX512, mask: maskAVX512, sel: selectAVX512, transpose: transposeAVX512, transposeAhead: transposeAheadAVX512,
 		scale: scaleAVX512, scaleStream: scaleStreamAVX512, scaleCols: scaleColsAVX512, add: addAVX512, finite: finiteAVX512,
 		swiGLU: swiGLUAVX512, squares: squaresAVX512, scaleBoth: scaleBothAVX512, bf16: bf16AVX512, f16: f16AVX512, addBF16: addBF16AVX512, prefetch: prefetch,
 		fma: fmaAVX512, flops: 2 * 16 * 48,

@@ -58,7 +58,7 @@ func (s *Set) GemmPairs(m, n, k int, a []uint16, lda int, b []uint32, ldb int, c
 }
 
 // GemmPairsByCols is GemmPairs of an a by columns, for levels whose PairRows is 1: pair p of row i is a[p*lda+i].
-func (s *Set) GemmPairsByCols(m, n, k int, a []uint32, lda int, b []uint32, ldb int, c []float32, ldc int) {
+func (s *Set) GemmPairsByCols(m, n, k int, a []uint32, lda int, b []uint32, ldb int, c []float32, ldc int, add bool) {
 	if s.emptyPairs("GemmPairsByCols", m, n, k) {
 		return
 	}
@@ -68,7 +68,7 @@ func (s *Set) GemmPairsByCols(m, n, k int, a []uint32, lda int, b []uint32, ldb 
 	_ = a[(k-1)*lda+m-1]
 	_ = b[(k-1)*ldb+n-1]
 	_ = c[(m-1)*ldc+n-1]
-	multiply(s.pairs.tiles, m, n, k, false, single(&a[0]), size, uintptr(lda)*size, single(&b[0]), uintptr(ldb)*size, &c[0], uintptr(ldc)*size, false)
+	multiply(s.pairs.tiles, m, n, k, false, single(&a[0]), size, uintptr(lda)*size, single(&b[0]), uintptr(ldb)*size, &c[0], uintptr(ldc)*size, add)
 }
 
 // PackPairs makes pairs of the rows of src, two of k rows of n numbers that follow one another, rounded to bfloat16. k is

@@ -70,7 +70,8 @@ func amd64() *printer {
 		p.exp(false)
 		p.mask()
 		p.sel()
-		p.transpose()
+		p.transpose(false)
+		p.transpose(true)
 		p.scale("scale", "VMOVUPS")
 		p.scale("scaleStream", "VMOVNTPS")
 		p.scaleCols()
@@ -574,9 +575,16 @@ func (p x86) sel() {
 }
 
 // transpose turns squares of lanes × lanes in registers, and takes columns that fill none one element of each row at
-// a time.
-func (p x86) transpose() {
-	p.text("transpose"+p.name, "cols int, src *float32, lds uintptr, dst *float32, ldd uintptr", 40)
+// a time. With ahead it asks for as many bytes as it reads so far ahead of src, one after the other.
+func (p x86) transpose(ahead bool) {
+	name, args, size := "transpose", "cols int, src *float32, lds uintptr, dst *float32, ldd uintptr", 40
+	if ahead {
+		name, args, size = "transposeAhead", args+", ahead uintptr", 48
+	}
+	p.text(name+p.name, args, size)
+	if ahead {
+		p.f("\tMOVQ ahead+40(FP), R10\n\tADDQ src+8(FP), R10")
+	}
 	n := p.lanes
 	p.f("\tMOVQ cols+0(FP), AX\n\tMOVQ src+8(FP), SI\n\tMOVQ lds+16(FP), R8\n\tMOVQ dst+24(FP), DI\n\tMOVQ ldd+32(FP), R9")
 	p.f("\tSUBQ $%d, AX\n\tJLT few\n\nsquare:", n)
@@ -641,6 +649,12 @@ func (p x86) transpose() {
 				p.f("\tADDQ R9, BX")
 			}
 		}
+	}
+	if ahead {
+		for line := range n {
+			p.f("\tPREFETCHT1 %d(R10)", 64*line)
+		}
+		p.f("\tADDQ $%d, R10", 64*n)
 	}
 	p.f("\tADDQ $%d, SI\n\tLEAQ (DI)(R9*8), DI", n*4)
 	if n == 16 {
