@@ -237,6 +237,8 @@ var claims = []struct {
 	{`dotBytes[18](Min|Halves)?AVX512VNNI`, "vpdpbusd vcvtdq2ps vfmadd231ps", 0, 0},
 	{`quantiseAVX(2|512VNNI)`, "vpmaxud vcvtps2dq", 0, 0},
 	{`unpackQ[4568]_[0K]AVX(2|512VNNI)`, "vpunpckldq vcvtph2ps prefetcht1", 0, 0},
+	{`splitF16AVX(2|512)`, "vcvtph2ps", 0, 0},
+	{`splitBF16AVX(2|512)`, "vpslld vandps", 0, 0},
 	{`pairAVX512BF16`, "vpmovzxwd vpcmpeqw", 0, 0},
 }
 
@@ -308,9 +310,9 @@ func check(name string, code []instruction) (broken []string) {
 	}
 	for i, line := range code {
 		text := line.text
-		if strings.HasPrefix(name, "unpack") { // the parts of a vector are loaded one by one
+		if strings.HasPrefix(name, "unpack") || strings.HasPrefix(name, "splitF16") { // in parts of vectors
 			text = strings.ReplaceAll(text, "%xmm", "%ymm")
-			if strings.HasSuffix(name, "AVX512VNNI") {
+			if !strings.HasSuffix(name, "AVX2") {
 				text = strings.ReplaceAll(text, "%ymm", "%zmm")
 			}
 		}

@@ -53,9 +53,11 @@ type Set struct {
 	scaleBoth   func(rows int, dst, src *float32, ld uintptr, f, row *float32) // Lanes columns
 	bf16, f16   func(n int, dst *float32, src *uint16)
 	addBF16     func(n int, dst *float32, src *uint16)
-	prefetch    func(p *float32, lines int) // nil where there is none
-	fma         func(rounds int)
-	flops       int // floating-point operations in one round of fma
+	// splitF16 and splitBF16 make two rows of numbers of each row of pairs; nil where there are none.
+	splitF16, splitBF16 func(rows, n int, src *uint32, dst *float32)
+	prefetch            func(p *float32, lines int) // nil where there is none
+	fma                 func(rounds int)
+	flops               int // floating-point operations in one round of fma
 
 	pairs *pairs   // nil where pairs of bfloat16s are not faster than float32s
 	bytes *byteSet // nil where there are no products of bytes
@@ -433,6 +435,28 @@ func (s *Set) widen(f func(n int, dst *float32, src *uint16), dst []float32, src
 	for i, x := range src[n:] {
 		dst[n+i] = one(x)
 	}
+}
+
+// Splits reports whether the level has SplitFloat16 and SplitBFloat16.
+func (s *Set) Splits() bool { return s.splitF16 != nil }
+
+// SplitFloat16 widens rows of n pairs of IEEE half-precision numbers, n a multiple of Lanes: the lower halves of row i go to
+// row 2i of dst, the upper ones to row 2i + 1. All rows follow one another.
+func (s *Set) SplitFloat16(rows, n int, src []uint32, dst []float32) {
+	split(s.splitF16, rows, n, src, dst)
+}
+
+// SplitBFloat16 is SplitFloat16 of bfloat16 numbers.
+func (s *Set) SplitBFloat16(rows, n int, src []uint32, dst []float32) {
+	split(s.splitBF16, rows, n, src, dst)
+}
+
+func split(f func(rows, n int, src *uint32, dst *float32), rows, n int, src []uint32, dst []float32) {
+	if empty("Split", rows, n) {
+		return
+	}
+	_, _ = src[rows*n-1], dst[2*rows*n-1]
+	f(rows, n, &src[0], &dst[0])
 }
 
 // HalfToSingle converts an IEEE half exactly; a NaN stays one.

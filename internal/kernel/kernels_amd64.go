@@ -83,6 +83,12 @@ func addBF16AVX2(n int, dst *float32, src *uint16)
 func f16AVX2(n int, dst *float32, src *uint16)
 
 //go:noescape
+func splitF16AVX2(rows, n int, src *uint32, dst *float32)
+
+//go:noescape
+func splitBF16AVX2(rows, n int, src *uint32, dst *float32)
+
+//go:noescape
 func swiGLUAVX2(n int, gate, up *float32)
 
 //go:noescape
@@ -225,6 +231,12 @@ func addBF16AVX512(n int, dst *float32, src *uint16)
 
 //go:noescape
 func f16AVX512(n int, dst *float32, src *uint16)
+
+//go:noescape
+func splitF16AVX512(rows, n int, src *uint32, dst *float32)
+
+//go:noescape
+func splitBF16AVX512(rows, n int, src *uint32, dst *float32)
 
 //go:noescape
 func swiGLUAVX512(n int, gate, up *float32)

@@ -2242,6 +2242,78 @@ loop:
 	VZEROUPPER
 	RET
 
+// func splitF16AVX2(rows, n int, src *uint32, dst *float32)
+TEXT ·splitF16AVX2(SB), NOSPLIT, $0-32
+	MOVQ rows+0(FP), AX
+	MOVQ n+8(FP), R8
+	MOVQ src+16(FP), SI
+	MOVQ dst+24(FP), DI
+	SHLQ $2, R8
+	VBROADCASTI128 ·evenBytes+0(SB), Y3
+
+row:
+	MOVQ R8, CX
+
+loop:
+	VMOVDQU 0(SI), Y0
+	VPSHUFB Y3, Y0, Y0
+	VPERMQ $0xd8, Y0, Y0
+	VEXTRACTI128 $1, Y0, X1
+	VCVTPH2PS X0, Y2
+	VCVTPH2PS X1, Y1
+	VMOVUPS Y2, 0(DI)
+	VMOVUPS Y1, 0(DI)(R8*1)
+	VMOVDQU 32(SI), Y0
+	VPSHUFB Y3, Y0, Y0
+	VPERMQ $0xd8, Y0, Y0
+	VEXTRACTI128 $1, Y0, X1
+	VCVTPH2PS X0, Y2
+	VCVTPH2PS X1, Y1
+	VMOVUPS Y2, 32(DI)
+	VMOVUPS Y1, 32(DI)(R8*1)
+	ADDQ $64, SI
+	ADDQ $64, DI
+	SUBQ $64, CX
+	JNZ loop
+	ADDQ R8, DI
+	DECQ AX
+	JNZ row
+	VZEROUPPER
+	RET
+
+// func splitBF16AVX2(rows, n int, src *uint32, dst *float32)
+TEXT ·splitBF16AVX2(SB), NOSPLIT, $0-32
+	MOVQ rows+0(FP), AX
+	MOVQ n+8(FP), R8
+	MOVQ src+16(FP), SI
+	MOVQ dst+24(FP), DI
+	SHLQ $2, R8
+	VPBROADCASTD ·upperWord+0(SB), Y3
+
+row:
+	MOVQ R8, CX
+
+loop:
+	VMOVUPS 0(SI), Y0
+	VPSLLD $16, Y0, Y2
+	VANDPS Y3, Y0, Y1
+	VMOVUPS Y2, 0(DI)
+	VMOVUPS Y1, 0(DI)(R8*1)
+	VMOVUPS 32(SI), Y0
+	VPSLLD $16, Y0, Y2
+	VANDPS Y3, Y0, Y1
+	VMOVUPS Y2, 32(DI)
+	VMOVUPS Y1, 32(DI)(R8*1)
+	ADDQ $64, SI
+	ADDQ $64, DI
+	SUBQ $64, CX
+	JNZ loop
+	ADDQ R8, DI
+	DECQ AX
+	JNZ row
+	VZEROUPPER
+	RET
+
 // func swiGLUAVX2(n int, gate, up *float32)
 TEXT ·swiGLUAVX2(SB), NOSPLIT, $0-24
 	MOVQ n+0(FP), AX
@@ -8056,6 +8128,64 @@ loop:
 	ADDQ $64, DI
 	SUBQ $16, AX
 	JNZ loop
+	VZEROUPPER
+	RET
+
+// func splitF16AVX512(rows, n int, src *uint32, dst *float32)
+TEXT ·splitF16AVX512(SB), NOSPLIT, $0-32
+	MOVQ rows+0(FP), AX
+	MOVQ n+8(FP), R8
+	MOVQ src+16(FP), SI
+	MOVQ dst+24(FP), DI
+	SHLQ $2, R8
+	VMOVDQU32 ·evenWords+0(SB), Z3
+
+row:
+	MOVQ R8, CX
+
+loop:
+	VMOVDQU32 (SI), Z0
+	VPERMW Z0, Z3, Z0
+	VEXTRACTI64X4 $1, Z0, Y1
+	VCVTPH2PS Y0, Z2
+	VCVTPH2PS Y1, Z1
+	VMOVUPS Z2, 0(DI)
+	VMOVUPS Z1, 0(DI)(R8*1)
+	ADDQ $64, SI
+	ADDQ $64, DI
+	SUBQ $64, CX
+	JNZ loop
+	ADDQ R8, DI
+	DECQ AX
+	JNZ row
+	VZEROUPPER
+	RET
+
+// func splitBF16AVX512(rows, n int, src *uint32, dst *float32)
+TEXT ·splitBF16AVX512(SB), NOSPLIT, $0-32
+	MOVQ rows+0(FP), AX
+	MOVQ n+8(FP), R8
+	MOVQ src+16(FP), SI
+	MOVQ dst+24(FP), DI
+	SHLQ $2, R8
+	VPBROADCASTD ·upperWord+0(SB), Z3
+
+row:
+	MOVQ R8, CX
+
+loop:
+	VMOVUPS 0(SI), Z0
+	VPSLLD $16, Z0, Z2
+	VANDPS Z3, Z0, Z1
+	VMOVUPS Z2, 0(DI)
+	VMOVUPS Z1, 0(DI)(R8*1)
+	ADDQ $64, SI
+	ADDQ $64, DI
+	SUBQ $64, CX
+	JNZ loop
+	ADDQ R8, DI
+	DECQ AX
+	JNZ row
 	VZEROUPPER
 	RET
 

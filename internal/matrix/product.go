@@ -294,8 +294,13 @@ func (m *Matrix) multiplyRest(in *Inputs, w []uint16, b []uint32, c []float32, a
 // vectors empty.
 func (m *Matrix) multiplyFew(in *Inputs, from, to, tile, tokens int, c []float32, add bool, s *Scratch) {
 	k := in.kernels
-	words := s.get((panelRows + kernel.Lanes) * sliceCols)
-	panel, part := words[:panelRows*sliceCols], words[panelRows*sliceCols:]
+	words := s.get((panelRows + kernel.Lanes + panelRows/2) * sliceCols)
+	panel, part := words[:panelRows*sliceCols], words[panelRows*sliceCols:][:kernel.Lanes*sliceCols]
+	pairs := panel // where pairs are turned
+	split := (m.typ == F16 || m.typ == BF16) && in.form != inPairs && k.Splits() && m.cols%2 == 0
+	if split {
+		pairs = words[(panelRows+kernel.Lanes)*sliceCols:]
+	}
 	for ; from < to; from += panelRows {
 		rows := min(panelRows, to-from)
 		n := (rows + kernel.Lanes - 1) / kernel.Lanes * kernel.Lanes
@@ -307,17 +312,25 @@ func (m *Matrix) multiplyFew(in *Inputs, from, to, tile, tokens int, c []float32
 		}
 		for p := 0; p < m.cols; p += sliceCols {
 			cols := min(sliceCols, m.cols-p)
-			if in.form == inPairs {
+			if in.form == inPairs || split {
 				for i := 0; i < rows; i += kernel.Lanes {
 					w, step := m.slicePairs(from+i, min(from+i+kernel.Lanes, to), p, cols, part)
-					kernel.TransposeAhead(k, cols/2, w, step, panelRows*m.cols/2+(kernel.Lanes-1)*p/2, panel[i:], n)
+					kernel.TransposeAhead(k, cols/2, w, step, panelRows*m.cols/2+(kernel.Lanes-1)*p/2, pairs[i:], n)
 				}
+			}
+			switch {
+			case in.form == inPairs:
 				k.GemmPairsByCols(tokens, n, cols/2, in.words[tile*in.step()+p/2*in.width:], in.width, panel, n, out, panelRows, add || p > 0)
 				continue
-			}
-			for i := 0; i < rows; i += kernel.Lanes {
-				w, step := m.slice(k, from+i, min(from+i+kernel.Lanes, to), p, cols, singlesOf(part))
-				kernel.TransposeAhead(k, cols, w, step, panelRows*m.cols+(kernel.Lanes-1)*p, singlesOf(panel)[i:], n)
+			case !split:
+				for i := 0; i < rows; i += kernel.Lanes {
+					w, step := m.slice(k, from+i, min(from+i+kernel.Lanes, to), p, cols, singlesOf(part))
+					kernel.TransposeAhead(k, cols, w, step, panelRows*m.cols+(kernel.Lanes-1)*p, singlesOf(panel)[i:], n)
+				}
+			case m.typ == F16:
+				k.SplitFloat16(cols/2, n, pairs, singlesOf(panel))
+			default:
+				k.SplitBFloat16(cols/2, n, pairs, singlesOf(panel))
 			}
 			k.Gemm(tokens, n, cols, in.floats(tile)[p*in.width:], 1, in.width, singlesOf(panel), n, out, panelRows, add || p > 0)
 		}

@@ -84,6 +84,8 @@ func amd64() *printer {
 			p.f("\tVPMOVZXWD %s, %[2]s\n\tVPSLLD $16, %[2]s, %[2]s", from, to)
 		})
 		p.widen("f16", func(from, to string) { p.f("\tVCVTPH2PS %s, %s", from, to) })
+		p.split("F16")
+		p.split("BF16")
 		p.swiGLU()
 		p.squares()
 		p.scaleBoth()
@@ -773,6 +775,36 @@ func (p x86) widen(name string, convert func(from, to string)) {
 		p.f("\tVMOVUPS %s, %d(DI)", p.v(j), j*p.lanes*4)
 	}
 	p.f("\tADDQ $%d, SI\n\tADDQ $%d, DI\n\tSUBQ $%d, AX\n\tJNZ loop", columns*2, columns*4, columns)
+	p.ret()
+}
+
+// split makes two rows of float32s of a row of pairs of 16-bit numbers.
+func (p x86) split(kind string) {
+	p.text("split"+kind+p.name, "rows, n int, src *uint32, dst *float32", 32)
+	p.f("\tMOVQ rows+0(FP), AX\n\tMOVQ n+8(FP), R8\n\tMOVQ src+16(FP), SI\n\tMOVQ dst+24(FP), DI\n\tSHLQ $2, R8")
+	words, odd, even, upper := p.v(0), p.v(1), p.v(2), p.v(3)
+	switch {
+	case kind == "BF16":
+		p.f("\tVPBROADCASTD ·upperWord+0(SB), %s", upper)
+	case p.wide():
+		p.f("\tVMOVDQU32 ·evenWords+0(SB), %s", upper)
+	default:
+		p.f("\tVBROADCASTI128 ·evenBytes+0(SB), %s", upper)
+	}
+	p.f("\nrow:\n\tMOVQ R8, CX\n\nloop:")
+	for j := range columns / p.lanes {
+		at := j * p.lanes * 4
+		switch {
+		case kind == "BF16":
+			p.f("\tVMOVUPS %d(SI), %s\n\tVPSLLD $16, %s, %s\n\tVANDPS %s, %s, %s", at, words, words, even, upper, words, odd)
+		case p.wide():
+			p.f("\tVMOVDQU32 (SI), Z0\n\tVPERMW Z0, Z3, Z0\n\tVEXTRACTI64X4 $1, Z0, Y1\n\tVCVTPH2PS Y0, Z2\n\tVCVTPH2PS Y1, Z1")
+		default:
+			p.f("\tVMOVDQU %d(SI), Y0\n\tVPSHUFB Y3, Y0, Y0\n\tVPERMQ $0xd8, Y0, Y0\n\tVEXTRACTI128 $1, Y0, X1\n\tVCVTPH2PS X0, Y2\n\tVCVTPH2PS X1, Y1", at)
+		}
+		p.f("\tVMOVUPS %s, %d(DI)\n\tVMOVUPS %s, %d(DI)(R8*1)", even, at, odd, at)
+	}
+	p.f("\tADDQ $%[1]d, SI\n\tADDQ $%[1]d, DI\n\tSUBQ $%[1]d, CX\n\tJNZ loop\n\tADDQ R8, DI\n\tDECQ AX\n\tJNZ row", columns*4)
 	p.ret()
 }
 
