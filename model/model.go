@@ -3,7 +3,7 @@
 // Llama, Mistral, Qwen2 and Qwen3: biases, norms of queries and keys, sliding windows and scaled rotary embeddings are
 // parts of it that a model has or has not.
 //
-// [Open] reads a Hugging Face directory. [Model.Forward] passes tokens through the model after those in a [Cache];
+// [Open] reads a Hugging Face directory or a GGUF file. [Model.Forward] passes tokens through the model after those in a [Cache];
 // attention is that of package anchor, with a planner of the caller's choice.
 package model
 
@@ -30,7 +30,8 @@ type Model struct {
 	norm            []float32      // [Hidden]
 	layers          []layer
 	weights         []Weight
-	files           []mapped // that the weights lie in
+	metadata        *Metadata // nil unless the model is a GGUF file
+	files           []mapped  // that the weights lie in
 }
 
 // A layer is the weights of one decoder block; matrices are [out, in]. Biases and norms that the model has not are nil.
@@ -185,10 +186,22 @@ func unpair(v []float32, dim int) {
 	}
 }
 
-// Open reads a directory as Hugging Face lays it out: config.json, generation_config.json if there is one, and the
-// weights, F32, BF16 or F16, in model.safetensors or in the shards that model.safetensors.index.json lists. Weights stay in
-// the mapped files: the directory must not change while the model is open.
-func Open(dir string) (m *Model, err error) {
+// Open reads a model from a GGUF file, or from a directory as Hugging Face lays it out: config.json, generation_config.json if
+// there is one, and the weights, F32, BF16 or F16, in model.safetensors or in the shards that
+// model.safetensors.index.json lists. Weights stay in the mapped files, which must not change while the model is open;
+// one that is cut short is an error of [Model.Forward].
+func Open(path string) (*Model, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read model: %w", err)
+	}
+	if info.IsDir() {
+		return openDirectory(path)
+	}
+	return openGGUF(path)
+}
+
+func openDirectory(dir string) (m *Model, err error) {
 	path := filepath.Join(dir, "config.json")
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -257,6 +270,10 @@ func (m *Model) Close() error {
 
 // Config returns the model's shape. The caller must not change its slices.
 func (m *Model) Config() Config { return m.cfg }
+
+// Metadata returns what a GGUF file holds beside the model, nil if the model comes from elsewhere. The caller must not
+// change it.
+func (m *Model) Metadata() *Metadata { return m.metadata }
 
 // Weights returns the model's tensors. The caller must not change them.
 func (m *Model) Weights() []Weight { return m.weights }

@@ -344,7 +344,7 @@ func TestBadCPU(t *testing.T) {
 // The help of a subcommand lists the fields of its JSON.
 func TestHelpListsFields(t *testing.T) {
 	for name, report := range map[string]any{
-		"attend": attendReport{Recall: &anchor.Recall{}}, "run": generated{Recall: &anchor.Recall{}}, "bench": bench.Result{SpeedupVsDense: 1, ReadGBs: 1, OfRead: 1, TimeVsDense: &bench.Ratio{}, RateVsDense: &bench.Ratio{}, Scaling: &bench.Ratio{}},
+		"attend": attendReport{Recall: &anchor.Recall{}}, "run": generated{Recall: &anchor.Recall{}}, "inspect": inspection{}, "bench": bench.Result{SpeedupVsDense: 1, ReadGBs: 1, OfRead: 1, TimeVsDense: &bench.Ratio{}, RateVsDense: &bench.Ratio{}, Scaling: &bench.Ratio{}},
 	} {
 		data, err := json.Marshal(report)
 		if err != nil {
@@ -368,7 +368,8 @@ func TestParamFlags(t *testing.T) {
 	var c cobra.Command
 	paramFlags(&c)
 	for _, sub := range newRoot().Commands() {
-		if sub.Name() == "make-model" || sub.Name() == "tune" {
+		switch sub.Name() {
+		case "make-model", "tune", "inspect", "capture":
 			continue
 		}
 		c.Flags().VisitAll(func(f *pflag.Flag) {
