@@ -40,6 +40,31 @@ type Shape struct {
 // First returns the absolute position of the first query row.
 func (s Shape) First() int { return s.Keys - s.Queries }
 
+// Borders says where prompts can be cut under a planner. With ok, what a row at a position before a multiple of every attends to
+// depends on no token from there on, nor on the length of the prompt as long as it is not among its last tail rows. So a prompt
+// that is cut there is done as in one call, and two prompts that are the same up to there, with more than tail rows to come,
+// are done alike so far. Without ok, the planner looks at the end of each call, as MInference and FlexPrefill do, or is not of
+// this package.
+func Borders(p Planner) (every, tail int, ok bool) {
+	switch p := p.(type) {
+	case dense:
+		return 1, 0, true
+	case streaming:
+		return 1, p.Tail, true
+	case anchorAttention:
+		return p.group(), p.Tail, true
+	case ablation:
+		return p.group(), p.Tail, true
+	case xAttention:
+		return xBlock, p.Tail, true
+	case vecAttention:
+		return p.Rows, p.Tail, true
+	case oracle:
+		return p.Rows, p.Tail, true
+	}
+	return 0, 0, false
+}
+
 // Rows is a run of consecutive query rows that are planned together, for query heads that share a KV head.
 type Rows struct {
 	From, To int  // absolute positions [From, To)

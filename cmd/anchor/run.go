@@ -104,39 +104,33 @@ func (g *generation) run(c *cobra.Command, args []string) (err error) {
 	}
 	defer func() { err = errors.Join(err, m.Close()) }()
 
+	e, err := generate.New(m, generate.Options{Attention: method.attention(), Costs: costs, Threads: *g.threads})
+	if err != nil {
+		return err
+	}
 	bar := startProgress(c.ErrOrStderr(), "reading the prompt")
 	defer bar.end()
 	prompt := tok.Encode(text, true).IDs
-	stream := tok.NewStream(true)
-	var out strings.Builder
+	started := false
 	var broken error // stdout's
 	put := func(s string) error {
-		if *g.json {
-			out.WriteString(s)
-			return nil
-		}
-		if broken == nil {
+		if !*g.json && broken == nil {
 			_, broken = io.WriteString(c.OutOrStdout(), s)
 		}
 		return broken
 	}
-	started := false
-	res, err := generate.Greedy(c.Context(), m, generate.Request{
-		Prompt: prompt, MaxTokens: g.maxTokens, Planner: method.planner(), Costs: costs, Threads: *g.threads, AuditRows: g.audit,
+	res, err := e.Generate(c.Context(), generate.Request{
+		Prompt: prompt, MaxTokens: g.maxTokens, Tokenizer: tok, AuditRows: g.audit,
 		Progress: bar.report,
-		Token: func(id int32) error {
+		Token: func(t generate.Token) error {
 			bar.end()
 			started = true
-			return put(stream.Put(id))
+			return put(t.Text)
 		},
 	})
 	bar.end()
 	if started {
-		end := stream.Flush()
-		if !*g.json {
-			end += "\n"
-		}
-		if e := put(end); err == nil {
+		if e := put("\n"); err == nil {
 			err = e
 		}
 	}
@@ -148,7 +142,7 @@ func (g *generation) run(c *cobra.Command, args []string) (err error) {
 		return printJSON(c.OutOrStdout(), struct {
 			Text string `json:"text"`
 			generated
-		}{out.String(), r})
+		}{res.Text, r})
 	}
 	fmt.Fprintf(c.ErrOrStderr(), "prompt: %d tokens, first token after %.3f s, %.3f s of it in attention (%s, density %.1f %%)\n",
 		r.Tokens, r.TTFT, r.AttentionSeconds, g.attention, 100*r.Density)
@@ -216,7 +210,7 @@ func newGenerated(method chosen, tokens int, res *generate.Result) generated {
 		TTFT:             res.FirstToken,
 		AttentionSeconds: res.AttentionSeconds, OtherSeconds: res.OtherSeconds,
 		StageSeconds: a.StageSeconds(), Density: a.Density(), DenseShare: a.DenseShare(), Stripes: a.Stripes,
-		Generated: len(res.Tokens), Ended: res.Ended, TokensPerSecond: res.TokensPerSecond(),
+		Generated: len(res.Tokens), Ended: res.End == generate.EndOfText, TokensPerSecond: res.TokensPerSecond(),
 	}
 	if len(a.Audit) > 0 {
 		g.Recall = &a.Recall
