@@ -145,6 +145,15 @@ func TestPanelOfBytes(t *testing.T) {
 				}
 			}
 		}
+		rows := before
+		for j := range Lanes {
+			if !s.MultiplyRows(Q8_0, k, src, inputs, j, &rows) {
+				t.Fatal("MultiplyRows wants a panel")
+			}
+		}
+		if rows != all {
+			t.Fatal("products without a panel differ")
+		}
 		parts := make([]uint32, len(panel))
 		s.UnpackPanel(Q8_0, k, 0, 64, src, parts)
 		s.UnpackPanel(Q8_0, k, 64, k, src, parts[Q8_0.PanelSize(64):])

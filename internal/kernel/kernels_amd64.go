@@ -287,6 +287,9 @@ func unpackQ5_KAVX2(blocks int, src *byte, step, ahead uintptr, dst *uint32)
 func unpackQ6_KAVX2(blocks int, src *byte, step, ahead uintptr, dst *uint32)
 
 //go:noescape
+func dotQ8_0AVX2(blocks int, src *byte, step, ahead uintptr, x *uint32, out *float32)
+
+//go:noescape
 func dotBytesAVX2(rounds int)
 
 //go:noescape
@@ -324,6 +327,9 @@ func unpackQ5_KAVX512VNNI(blocks int, src *byte, step, ahead uintptr, dst *uint3
 
 //go:noescape
 func unpackQ6_KAVX512VNNI(blocks int, src *byte, step, ahead uintptr, dst *uint32)
+
+//go:noescape
+func dotQ8_0AVX512VNNI(blocks int, src *byte, step, ahead uintptr, x *uint32, out *float32)
 
 //go:noescape
 func dotBytesAVX512VNNI(rounds int)

@@ -77,7 +77,8 @@ func native() []*Set {
 				Q5_K: {unpackQ5_KAVX2, dotBytes4MinAVX2, dotBytes1MinAVX2},
 				Q6_K: {unpackQ6_KAVX2, dotBytes4HalvesAVX2, dotBytes1HalvesAVX2},
 			},
-			dot: dotBytesAVX2, ops: 2 * 32 * 48,
+			rowsQ8_0: dotQ8_0AVX2,
+			dot:      dotBytesAVX2, ops: 2 * 32 * 48,
 		},
 		fma: fmaAVX2, flops: 2 * 8 * 48,
 	}}
@@ -130,7 +131,8 @@ func native() []*Set {
 				Q5_K: {unpackQ5_KAVX512VNNI, dotBytes8MinAVX512VNNI, dotBytes1MinAVX512VNNI},
 				Q6_K: {unpackQ6_KAVX512VNNI, dotBytes8HalvesAVX512VNNI, dotBytes1HalvesAVX512VNNI},
 			},
-			dot: dotBytesAVX512VNNI, ops: 2 * 64 * 48,
+			rowsQ8_0: dotQ8_0AVX512VNNI,
+			dot:      dotBytesAVX512VNNI, ops: 2 * 64 * 48,
 		}
 		sets = append(sets, &vnni)
 		best = &vnni

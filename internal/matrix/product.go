@@ -397,6 +397,10 @@ func (m *Matrix) multiplyBytes(in *Inputs, from, to, first, last, tokens int, c 
 		if many == 1 {
 			data, x := data(0), in.words[first*in.step():]
 			m.get(in, from, min(to, from+kernel.Lanes), first, 0, tokens, c, add, s)
+			if tokens == 1 && k.MultiplyRows(f, m.cols, data, x, 0, &s.products) {
+				m.put(in, from, min(to, from+kernel.Lanes), first, 0, tokens, c, s)
+				continue
+			}
 			for p := 0; p < m.cols; p += slice {
 				end := min(p+slice, m.cols)
 				k.UnpackPanel(f, m.cols, p, end, data, panels)
