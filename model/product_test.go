@@ -107,14 +107,14 @@ func BenchmarkPrefill(b *testing.B) {
 func BenchmarkDecode(b *testing.B) {
 	for _, t := range allTypes {
 		b.Run(t.String(), func(b *testing.B) {
-			const rows, cols = 49152, 2048
+			const rows, cols = 16384, 2304
 			f := newBench(b, 1)
 			m := benchMatrix(b, t, rows, cols)
 			x, y := make([]float32, cols*f.width), make([]float32, rows*f.width)
 			for p := range cols {
 				x[p*f.width] = float32(p%31) - 15
 			}
-			memory := make([]float32, 64<<20)
+			memory := make([]float32, 16<<20)
 			for i := range memory {
 				memory[i] = float32(i)
 			}

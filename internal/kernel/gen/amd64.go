@@ -588,8 +588,18 @@ func (p x86) transpose(ahead bool) {
 		p.f("\tMOVQ ahead+40(FP), R10\n\tADDQ src+8(FP), R10")
 	}
 	n := p.lanes
+	var later *request
+	asked := 0
+	ask := func() { // at every second of the steps, of which there are two for a line
+		if asked++; asked%2 == 0 {
+			later.one()
+		}
+	}
 	p.f("\tMOVQ cols+0(FP), AX\n\tMOVQ src+8(FP), SI\n\tMOVQ lds+16(FP), R8\n\tMOVQ dst+24(FP), DI\n\tMOVQ ldd+32(FP), R9")
 	p.f("\tSUBQ $%d, AX\n\tJLT few\n\nsquare:", n)
+	if ahead {
+		later = &request{p: p.printer, base: "R10", lines: n}
+	}
 	for part := range columns / n { // rows [part·n, (part+1)·n)
 		p.f("\tMOVQ SI, BX")
 		if part > 0 {
@@ -609,10 +619,12 @@ func (p x86) transpose(ahead bool) {
 			p.f("\t%s, %s, %s, %s", first, p.v(at[j]), p.v(at[i]), p.v(free))
 			p.f("\t%s, %s, %s, %s", second, p.v(at[j]), p.v(at[i]), p.v(at[j]))
 			at[i], free = free, at[i]
+			ask()
 		}
 		for i := 0; i < n; i += 2 {
 			p.f("\tVUNPCKLPS %s, %s, %s", p.v(at[i+1]), p.v(at[i]), p.v(free))
 			p.f("\tVUNPCKHPS %s, %s, %s", p.v(at[i+1]), p.v(at[i]), p.v(at[i+1]))
+			ask()
 			at[i], free = free, at[i]
 		}
 		for i := 0; i < n; i += 4 {
@@ -620,6 +632,7 @@ func (p x86) transpose(ahead bool) {
 				a, b := i+k, i+k+2
 				p.f("\tVUNPCKLPD %s, %s, %s", p.v(at[b]), p.v(at[a]), p.v(free))
 				p.f("\tVUNPCKHPD %s, %s, %s", p.v(at[b]), p.v(at[a]), p.v(at[b]))
+				ask()
 				at[a], free = free, at[a]
 			}
 		}
@@ -653,9 +666,7 @@ func (p x86) transpose(ahead bool) {
 		}
 	}
 	if ahead {
-		for line := range n {
-			p.f("\tPREFETCHT1 %d(R10)", 64*line)
-		}
+		later.rest()
 		p.f("\tADDQ $%d, R10", 64*n)
 	}
 	p.f("\tADDQ $%d, SI\n\tLEAQ (DI)(R9*8), DI", n*4)

@@ -261,12 +261,11 @@ func (p x86) rows(to string) {
 // blocks prints the loop over blocks of so many bytes, which become size bytes, around what is done to some of the 16 rows.
 func (p x86) blocks(block, size int, body func(rows rowPart), end ...func()) {
 	p.f("\nblock:")
+	ahead := &request{p: p.printer, base: "R13", lines: (16*block + 63) / 64}
 	for part := range p.parts() {
-		body(rowPart{p, part})
+		body(rowPart{p, part, ahead})
 	}
-	for line := 0; line < 16*block; line += 64 {
-		p.f("\tPREFETCHT1 %d(R13)", line)
-	}
+	ahead.rest()
 	p.f("\tADDQ $%d, R13", 16*block)
 	for _, base := range []string{"SI", "R10", "R11", "R12"} {
 		p.f("\tADDQ $%d, %s", block, base)
@@ -281,7 +280,28 @@ func (p x86) blocks(block, size int, body func(rows rowPart), end ...func()) {
 // A rowPart is those of 16 rows that fit the lanes of a vector.
 type rowPart struct {
 	x86
-	part int
+	part  int
+	ahead *request
+}
+
+// A request asks for lines of what is read later, one now and then: processors drop requests that come all at once.
+type request struct {
+	p           *printer
+	base        string
+	next, lines int
+}
+
+func (r *request) one() {
+	if r != nil && r.next < r.lines {
+		r.p.f("\tPREFETCHT1 %d(%s)", 64*r.next, r.base)
+		r.next++
+	}
+}
+
+func (r *request) rest() {
+	for r.next < r.lines {
+		r.one()
+	}
 }
 
 // row is the address of what lies disp bytes into a row's block.
@@ -300,6 +320,7 @@ func (p rowPart) turn(z []int, free int) ([]int, int) {
 	unpack := func(kind string, a, b int) {
 		p.d("VPUNPCKL"+kind, "", z[b], z[a], free)
 		p.d("VPUNPCKH"+kind, "", z[b], z[a], z[b])
+		p.ahead.one()
 		z[a], free = free, z[a]
 	}
 	unpack("DQ", 0, 1)
@@ -352,6 +373,7 @@ func (p rowPart) quads32(disp int) []int {
 		a, b := half[0][k], half[1][k]
 		p.d(shuffle, "", first, b, a, free)
 		p.d(shuffle, "", second, b, a, b)
+		p.ahead.one()
 		quads[k], quads[k+4], free = free, b, a
 	}
 	return quads
