@@ -235,6 +235,7 @@ var claims = []struct {
 	{`dotBytesAVX512VNNI`, "vpdpbusd", 0, 0},
 	{`dotBytes[14](Min|Halves)?AVX2`, "vpmaddubsw vpmaddwd vcvtdq2ps vfmadd231ps", 0, 0},
 	{`dotBytes[18](Min|Halves)?AVX512VNNI`, "vpdpbusd vcvtdq2ps vfmadd231ps", 0, 0},
+	{`dotRowsAVX512BF16`, "vpunpckldq prefetcht1 vdpbf16ps", 0, 0},
 	{`dotQ8_0AVX2`, "vpunpckldq vcvtph2ps prefetcht1 vpmaddubsw", 0, 0},
 	{`dotQ8_0AVX512VNNI`, "vpunpckldq vcvtph2ps prefetcht1 vpdpbusd", 0, 0},
 	{`quantiseAVX(2|512VNNI)`, "vpmaxud vcvtps2dq", 0, 0},
@@ -312,7 +313,7 @@ func check(name string, code []instruction) (broken []string) {
 	}
 	for i, line := range code {
 		text := line.text
-		if strings.HasPrefix(name, "unpack") || strings.HasPrefix(name, "splitF16") || strings.HasPrefix(name, "dotQ8") { // in parts of vectors
+		if strings.HasPrefix(name, "unpack") || strings.HasPrefix(name, "splitF16") || strings.HasPrefix(name, "dotQ8") || strings.HasPrefix(name, "dotRows") { // in parts of vectors
 			text = strings.ReplaceAll(text, "%xmm", "%ymm")
 			if !strings.HasSuffix(name, "AVX2") {
 				text = strings.ReplaceAll(text, "%ymm", "%zmm")

@@ -70,9 +70,11 @@ type pairs struct {
 	expPairs func(rows int, x *float32, ld uintptr, n int, scale float32, m, l *float32, dst *uint32, ldd uintptr, next *uint16, ldn uintptr)
 	pair     func(n int, dst *uint32, even, odd *uint16) (bad uint32) // 0 if all of dst is finite
 	round    func(k, n int, src *float32, dst *uint32)                // k pairs of rows of n numbers
-	rows     int                                                      // row counts of a are multiples of it
-	depth    int                                                      // and those of pairs summed over, of this
-	tiling   Tiling
+	// dotRows multiplies Lanes rows of blocks of 16 numbers by a column of pairs; nil where there is none.
+	dotRows func(blocks int, src *byte, step, ahead uintptr, x *uint32, out *float32, add bool)
+	rows    int // row counts of a are multiples of it
+	depth   int // and those of pairs summed over, of this
+	tiling  Tiling
 	// What products must stand between, on one thread; nil if nothing.
 	begin, end func()
 	dot        func(rounds int)

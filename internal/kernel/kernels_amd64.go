@@ -422,6 +422,9 @@ func pairAVX512BF16(n int, dst *uint32, even, odd *uint16) (bad uint32)
 func roundAVX512BF16(k, n int, src *float32, dst *uint32)
 
 //go:noescape
+func dotRowsAVX512BF16(blocks int, src *byte, step, ahead uintptr, x *uint32, out *float32, add bool)
+
+//go:noescape
 func dotAVX512BF16(rounds int)
 
 //go:noescape

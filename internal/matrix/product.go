@@ -312,6 +312,9 @@ func (m *Matrix) multiplyFew(in *Inputs, from, to, tile, tokens int, c []float32
 		}
 		for p := 0; p < m.cols; p += sliceCols {
 			cols := min(sliceCols, m.cols-p)
+			if in.form == inPairs && tokens == 1 && rows == panelRows && in.width == kernel.Lanes && m.multiplyRowPairs(in, from, tile, p, cols, out, add) {
+				continue
+			}
 			if in.form == inPairs || split {
 				for i := 0; i < rows; i += kernel.Lanes {
 					w, step := m.slicePairs(from+i, min(from+i+kernel.Lanes, to), p, cols, part)
@@ -340,6 +343,15 @@ func (m *Matrix) multiplyFew(in *Inputs, from, to, tile, tokens int, c []float32
 			}
 		}
 	}
+}
+
+// multiplyRowPairs multiplies a slice of panelRows rows by a single token, where the level can without turning them.
+func (m *Matrix) multiplyRowPairs(in *Inputs, from, tile, p, cols int, out []float32, add bool) (done bool) {
+	for i := 0; i < panelRows; i += kernel.Lanes {
+		done = in.kernels.MultiplyRowPairs(cols, halvesOf(m.data)[(from+i)*m.cols+p:], m.cols, panelRows*m.cols+(kernel.Lanes-1)*p,
+			in.words[tile*in.step()+p/2*in.width:], out[i:], add || p > 0)
+	}
+	return done
 }
 
 // slice returns the numbers [p, p + cols) of Lanes rows in single precision, step numbers apart: where they are, or in part

@@ -103,6 +103,7 @@ func amd64() *printer {
 	p.exp(true)
 	p.pair()
 	p.round()
+	p.dotRows()
 	p.dot()
 	for _, rows := range []int{2, 1} {
 		for _, cols := range []int{4, 2, 1} {

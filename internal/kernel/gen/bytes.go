@@ -462,6 +462,23 @@ func (p x86) dotQ8() {
 	})
 }
 
+// dotRows multiplies 16 rows of bfloat16s, 16 numbers at a time, by a column of pairs, as dotQ8 does.
+func (p x86) dotRows() {
+	p.text("dotRows"+p.name, "blocks int, src *byte, step, ahead uintptr, x *uint32, out *float32, add bool", 49)
+	p.rows("x")
+	p.f("\tMOVQ out+40(FP), DX")
+	const sum, x = 12, 13
+	p.xor(sum, sum, sum)
+	p.blocks(32, 8*quadBytes, func(p rowPart) {
+		for k, z := range p.quads32(0) {
+			p.f("\tVPBROADCASTD %d(DI), Z%d", quadBytes*k, x)
+			p.dpbf16ps(sum, x, z)
+		}
+	}, func() {
+		p.f("\tCMPB add+48(FP), $0\n\tJEQ store\n\tVADDPS (DX), Z%d, Z%d\n\nstore:\n\tVMOVUPS Z%d, (DX)", sum, sum, sum)
+	})
+}
+
 func (p x86) unpackQ4() {
 	p.unpack("Q4_0")
 	const nibble = 14
