@@ -431,8 +431,8 @@ type projection struct {
 // rows takes the rows of the tokens of a tile [heads·HeadDim, width] to where they go.
 func (f *forward) rows(tile int, src []float32, to projection) {
 	dim, half := f.cfg.HeadDim, f.cfg.HeadDim/2
-	row := make([]float32, dim)
 	turned := make([]float32, f.width*dim) // a head's part of src, by tokens
+	row := make([]float32, dim)
 	for h := range to.heads {
 		f.transpose(dim, f.columns(tile), src[h*dim*f.width:], f.width, turned, dim)
 		for c := range f.columns(tile) {
@@ -571,8 +571,7 @@ func (f *forward) mix(ctx context.Context, layer int) error {
 			dst := f.qkv[(tile-from)*heads*f.width:]
 			f.runs(tile, func(p *part, i, col, n int) {
 				for h := range c.Heads {
-					rows := f.o[(p.start*c.Heads+h*p.n+i)*c.HeadDim:][:n*c.HeadDim]
-					f.transpose(n, c.HeadDim, rows, c.HeadDim, dst[h*c.HeadDim*f.width+col:], f.width)
+					f.transpose(n, c.HeadDim, f.o[(p.start*c.Heads+h*p.n+i)*c.HeadDim:], c.HeadDim, dst[h*c.HeadDim*f.width+col:], f.width)
 				}
 			})
 			for col := f.columns(tile); col < f.width; col++ {
