@@ -53,11 +53,12 @@ func (s settings) String() string {
 func run(ctx context.Context, args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("llamacpp", flag.ContinueOnError)
 	path := flags.String("model", "", "GGUF `file`; random weights of SmolLM2-135M's shape in Q8_0 if none is given")
+	marked := flags.Int("marked", 0, "without -model: every so many'th `token` of the vocabulary is looked for by all heads")
 	lengths := flags.String("tokens", "2048,16384", "prompt `lengths`")
 	methods := flags.String("methods", "dense", "Anchor's `methods`: dense, anchor, auto")
 	rounds := flags.Int("rounds", 5, "rounds in which every contestant runs once")
 	threads := flags.Int("threads", runtime.GOMAXPROCS(0), "threads of either side")
-	choices := flags.String("settings", "512,512f,2048,2048f", "batch sizes of llama.cpp, with f for flash attention; of several the `fastest` is kept")
+	choices := flags.String("settings", "512,512f,2048,2048f", "batch sizes of llama.cpp, with f for flash attention; of several the `fastest` is kept; none leaves llama.cpp out")
 	cache := flags.String("cache", "F16", "`type` of llama.cpp's cache")
 	asJSON := flags.Bool("json", false, "print a line of JSON for each length")
 	if err := flags.Parse(args); err != nil {
@@ -67,9 +68,11 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("-tokens: %w", err)
 	}
-	all, err := parseSettings(*choices)
-	if err != nil {
-		return err
+	var all []settings
+	if *choices != "none" {
+		if all, err = parseSettings(*choices); err != nil {
+			return err
+		}
 	}
 	planners := map[string]anchor.Planner{
 		"dense": anchor.Dense(), "anchor": anchor.AnchorAttention(anchor.DefaultParams()), "auto": anchor.Auto(anchor.DefaultParams()),
@@ -81,15 +84,18 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		}
 		names = append(names, name)
 	}
-	if flags.NArg() > 0 || *rounds < 1 || *threads < 1 {
-		return fmt.Errorf("arguments %q, -rounds %d, -threads %d; want no arguments, and numbers ≥ 1", flags.Args(), *rounds, *threads)
+	if flags.NArg() > 0 || *rounds < 1 || *threads < 1 || *marked < 0 {
+		return fmt.Errorf("arguments %q, -rounds %d, -threads %d, -marked %d; want no arguments, and numbers ≥ 1 or, of marked ones, 0",
+			flags.Args(), *rounds, *threads, *marked)
 	}
 
-	peer, err := llamacpp.Start(ctx)
-	if err != nil {
-		return err
+	var peer *llamacpp.Process
+	if len(all) > 0 {
+		if peer, err = llamacpp.Start(ctx); err != nil {
+			return err
+		}
+		defer peer.Close()
 	}
-	defer peer.Close()
 	if *path == "" {
 		dir, err := os.MkdirTemp("", "llamacpp")
 		if err != nil {
@@ -97,7 +103,9 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		}
 		defer os.RemoveAll(dir)
 		*path = filepath.Join(dir, "smollm2.gguf")
-		if err := checkpoints.SmolLM2.WriteGGUF(ctx, *path, matrix.Q8_0); err != nil {
+		spec := checkpoints.SmolLM2
+		spec.Marked = *marked
+		if err := spec.WriteGGUF(ctx, *path, matrix.Q8_0); err != nil {
 			return err
 		}
 	}
@@ -111,7 +119,11 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return err
 	}
 	if !*asJSON {
-		fmt.Fprintf(out, "%s, threads: %d; Anchor %s; llama.cpp %s\n", filepath.Base(*path), *threads, meter.kernels.Name(), strings.TrimSpace(peer.System()))
+		fmt.Fprintf(out, "%s, threads: %d; Anchor %s", filepath.Base(*path), *threads, meter.kernels.Name())
+		if peer != nil {
+			fmt.Fprintf(out, "; llama.cpp %s", strings.TrimSpace(peer.System()))
+		}
+		fmt.Fprintln(out)
 	}
 	for _, n := range ns {
 		options := llamacpp.Options{Path: *path, ContextSize: n + 256, Threads: *threads, CacheType: *cache}
@@ -120,16 +132,18 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 			c.names = append(c.names, "anchor/"+name)
 			c.planners = append(c.planners, planners[name])
 		}
-		c.names = append(c.names, "llama.cpp")
-		chosen, err := c.choose(options, all)
-		if err != nil {
-			return err
+		chosen := "none"
+		if peer != nil {
+			c.names = append(c.names, "llama.cpp")
+			if chosen, err = c.choose(options, all); err != nil {
+				return err
+			}
 		}
 		res, err := c.measure(ctx, *rounds)
 		if err != nil {
 			return err
 		}
-		res.Settings = chosen.String()
+		res.Settings = chosen
 		if *asJSON {
 			if err := json.NewEncoder(out).Encode(res); err != nil {
 				return err
@@ -176,7 +190,7 @@ func prompt(n, vocab int) []int32 {
 	return ids
 }
 
-// A contest is Anchor, by several planners, and last llama.cpp on one prompt.
+// A contest is Anchor, by several planners, and last llama.cpp, if it takes part, on one prompt.
 type contest struct {
 	model    *model.Model
 	peer     *llamacpp.Process
@@ -187,44 +201,49 @@ type contest struct {
 	planners []anchor.Planner
 }
 
-// choose opens llama.cpp with the settings with which it is fastest on the prompt.
-func (c *contest) choose(o llamacpp.Options, all []settings) (settings, error) {
+// choose opens llama.cpp with the settings with which it is fastest on the prompt, and returns them.
+func (c *contest) choose(o llamacpp.Options, all []settings) (string, error) {
 	best, least := all[0], math.Inf(1)
 	open := func(s settings) error {
 		o.BatchSize, o.FlashAttention = s.batch, s.flash
 		return c.peer.Open(o)
 	}
 	if len(all) == 1 {
-		return best, open(best)
+		return best.String(), open(best)
 	}
 	for _, s := range all {
 		if err := open(s); err != nil {
-			return s, err
+			return "", err
 		}
 		seconds, err := c.peer.Prefill(c.prompt)
 		if err != nil {
-			return s, err
+			return "", err
 		}
 		fmt.Fprintf(os.Stderr, "llama.cpp, %d tokens, settings %v: %.2f s\n", len(c.prompt), s, seconds)
 		if seconds < least {
 			best, least = s, seconds
 		}
 	}
-	return best, open(best)
+	return best.String(), open(best)
 }
 
-// runOne returns the seconds that contestant i takes until it knows the token after the prompt.
-func (c *contest) runOne(ctx context.Context, i int) (float64, error) {
+// runOne returns the seconds that contestant i takes until it knows the token after the prompt, and what share of pairs it
+// attends to.
+func (c *contest) runOne(ctx context.Context, i int) (seconds, density float64, err error) {
 	if i == len(c.planners) {
-		return c.peer.Prefill(c.prompt)
+		seconds, err = c.peer.Prefill(c.prompt)
+		return seconds, 1, err
 	}
 	cache, err := c.model.NewCache(len(c.prompt))
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	start := time.Now()
-	_, _, err = c.model.Forward(ctx, cache, c.prompt, model.ForwardOptions{Planner: c.planners[i], Threads: c.threads, Prompt: len(c.prompt)})
-	return time.Since(start).Seconds(), err
+	_, stats, err := c.model.Forward(ctx, cache, c.prompt, model.ForwardOptions{Planner: c.planners[i], Threads: c.threads, Prompt: len(c.prompt)})
+	if err != nil {
+		return 0, 0, err
+	}
+	return time.Since(start).Seconds(), stats.Attention.Density(), nil
 }
 
 // A result is what a contest measured.
@@ -232,6 +251,7 @@ type result struct {
 	Tokens   int         `json:"tokens"`
 	Settings string      `json:"llamacpp_settings"`
 	Names    []string    `json:"contestants"`
+	Density  []float64   `json:"density"` // by contestant: the share of pairs attended
 	Seconds  [][]float64 `json:"seconds"` // by round, of each contestant
 	Peaks    []float64   `json:"peaks"`   // by round: the least multiply-add rate beside its runs, in GFLOP/s
 	Steady   []int       `json:"steady"`  // the rounds that count
@@ -241,9 +261,10 @@ type result struct {
 // measure runs rounds, in each of which every contestant runs once, in an order of the round's own. A first, untimed,
 // warms up.
 func (c *contest) measure(ctx context.Context, rounds int) (*result, error) {
-	res := &result{Tokens: len(c.prompt), Names: c.names}
+	res := &result{Tokens: len(c.prompt), Names: c.names, Density: make([]float64, len(c.names))}
 	for i := range c.names {
-		if _, err := c.runOne(ctx, i); err != nil {
+		var err error
+		if _, res.Density[i], err = c.runOne(ctx, i); err != nil {
 			return nil, err
 		}
 	}
@@ -251,7 +272,7 @@ func (c *contest) measure(ctx context.Context, rounds int) (*result, error) {
 		seconds, least := make([]float64, len(c.names)), c.meter.read()
 		for _, i := range rand.New(rand.NewPCG(2, uint64(r))).Perm(len(c.names)) {
 			runtime.GC() // what one leaves behind is no work of the next
-			s, err := c.runOne(ctx, i)
+			s, _, err := c.runOne(ctx, i)
 			if err != nil {
 				return nil, err
 			}
@@ -296,16 +317,21 @@ func (r *result) print(out io.Writer) {
 		fmt.Fprint(out, ": too few, all count")
 	}
 	fmt.Fprintln(out)
-	fmt.Fprintf(out, "%-14s %9s %9s %9s %9s   %s\n", "", "s", "min", "max", "tokens/s", "llama.cpp's time over this one's: median [min, max]")
+	base := 0 // whose time the others' are held against
+	if last := len(r.Names) - 1; r.Settings != "none" {
+		base = last
+	}
+	fmt.Fprintf(out, "%-14s %9s %9s %9s %9s %9s   %s's time over this one's: median [min, max]\n",
+		"", "density", "s", "min", "max", "tokens/s", r.Names[base])
 	for i, name := range r.Names {
 		var seconds, ratios []float64
 		for _, round := range r.Steady {
 			s := r.Seconds[round]
-			seconds, ratios = append(seconds, s[i]), append(ratios, s[len(s)-1]/s[i])
+			seconds, ratios = append(seconds, s[i]), append(ratios, s[base]/s[i])
 		}
 		m, low, high := spread(seconds)
 		q, qLow, qHigh := spread(ratios)
-		fmt.Fprintf(out, "%-14s %9.3f %9.3f %9.3f %9.0f   %.2f [%.2f, %.2f]\n", name, m, low, high, float64(r.Tokens)/m, q, qLow, qHigh)
+		fmt.Fprintf(out, "%-14s %7.2f %% %9.3f %9.3f %9.3f %9.0f   %.2f [%.2f, %.2f]\n", name, 100*r.Density[i], m, low, high, float64(r.Tokens)/m, q, qLow, qHigh)
 	}
 }
 

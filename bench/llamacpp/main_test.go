@@ -44,7 +44,20 @@ func TestRun(t *testing.T) {
 		}
 	}
 	out.Reset()
-	if err := run(t.Context(), args, &out); err != nil || strings.Count(out.String(), "llama.cpp  ") != 2 {
+	if err := run(t.Context(), args, &out); err != nil || strings.Count(out.String(), "\nllama.cpp  ") != 2 {
+		t.Errorf("error %v, output %s", err, out.String())
+	}
+}
+
+// Without llama.cpp Anchor's methods are held against the first of them.
+func TestRunAlone(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "model.gguf")
+	if err := checkpoints.Small()["llama"].WriteGGUF(t.Context(), path, matrix.Q8_0); err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	err := run(t.Context(), []string{"-model", path, "-tokens", "60", "-rounds", "2", "-methods", "dense,anchor", "-settings", "none"}, &out)
+	if err != nil || !strings.Contains(out.String(), "anchor/dense's time") || strings.Contains(out.String(), "\nllama.cpp ") {
 		t.Errorf("error %v, output %s", err, out.String())
 	}
 }
@@ -53,7 +66,7 @@ func TestRun(t *testing.T) {
 func TestFlags(t *testing.T) {
 	for _, c := range [][2]string{
 		{"-tokens=0", "-tokens"}, {"-tokens=a", "-tokens"}, {"-methods=flash", "-methods"}, {"-settings=f", "-settings"}, {"-rounds=0", "-rounds 0"},
-		{"-threads=-1", "-threads -1"}, {"more", "more"},
+		{"-threads=-1", "-threads -1"}, {"-marked=-1", "-marked -1"}, {"more", "more"},
 	} {
 		if err := run(t.Context(), []string{c[0]}, nil); err == nil || !strings.Contains(err.Error(), c[1]) {
 			t.Errorf("%s: error %v; want one that mentions %s", c[0], err, c[1])

@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/anchorattention/anchor/internal/gguf"
 	"github.com/anchorattention/anchor/internal/matrix"
@@ -34,6 +35,11 @@ type Spec struct {
 	YaRN                                *YaRN
 	Tied                                bool // the head is the embedding
 	Seed                                uint64
+
+	// Marked makes the tokens whose id is a multiple of it marked, 0 none. All queries look for the keys of marked tokens:
+	// their logits lie tens of nats above the others', at all distances up to 32768 positions where RopeTheta is 100000. So
+	// attention has a sink where a prompt starts with token 0, and stripes that all heads share.
+	Marked int
 }
 
 // Llama3 is rotary scaling as Llama 3.1 has it.
@@ -134,6 +140,47 @@ func (s Spec) row(t tensor, i int, dst []float32) {
 	r := rand.New(rand.NewPCG(s.Seed, h.Sum64()+uint64(i)*0x9e3779b97f4a7c15))
 	for j := range dst {
 		dst[j] = float32(t.mean + t.dev*r.NormFloat64())
+	}
+	if s.Marked > 0 {
+		s.mark(t, i, dst)
+	}
+}
+
+// mark changes a row for marked tokens to be found. Of the residual stream, element 0 is a constant and element 1 tells
+// whether a token is marked; no layer changes them, nor much of the rest, so that they keep their size when all is
+// normalised. In each head the plane that turns slowest has the one for queries and the other for keys.
+func (s Spec) mark(t tensor, i int, dst []float32) {
+	const size = 4 // of both elements, over the embedding's deviation
+	kind := t.name[strings.LastIndex(strings.TrimSuffix(t.name, ".weight"), ".")+1:]
+	switch kind {
+	case "embed_tokens.weight":
+		dst[0], dst[1] = float32(size*t.dev), 0
+		if i%s.Marked == 0 {
+			dst[1] = dst[0]
+		}
+	case "q_proj.weight", "k_proj.weight":
+		half := s.HeadDim / 2
+		if i%half != half-1 {
+			break
+		}
+		clear(dst)
+		if i%s.HeadDim != half-1 { // the second of the plane's two
+			break
+		}
+		// Logits of 48 where nothing is added to the embedding, whose normalised elements then are up to size large.
+		gain := float32(math.Sqrt(48*math.Sqrt(float64(s.HeadDim))) / size)
+		if kind[0] == 'q' {
+			dst[0] = gain
+		} else {
+			dst[1] = gain
+		}
+	case "o_proj.weight", "down_proj.weight":
+		for j := range dst {
+			dst[j] *= 0.01
+		}
+		if i < 2 {
+			clear(dst)
+		}
 	}
 }
 

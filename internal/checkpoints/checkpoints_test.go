@@ -27,6 +27,7 @@ func elements(t *testing.T, x gguf.Tensor) []float32 {
 // A directory and a GGUF file hold the same numbers; only the rows of queries and keys of llama are in another order.
 func TestSameNumbers(t *testing.T) {
 	for name, s := range Small() {
+		s.Layers, s.Vocab, s.Intermediate = 1, 64, 256
 		dir, path := t.TempDir(), filepath.Join(t.TempDir(), "x.gguf")
 		if err := s.WriteDir(t.Context(), dir, matrix.F32); err != nil {
 			t.Fatal(err)
@@ -84,6 +85,7 @@ func TestSameNumbers(t *testing.T) {
 // WriteUnpacked writes what the type leaves of the numbers, and files of a seed are the same bytes.
 func TestWriteUnpacked(t *testing.T) {
 	s, dir := Small()["llama"], t.TempDir()
+	s.Layers, s.Vocab, s.Intermediate = 1, 64, 256
 	for typ := matrix.F32; typ <= matrix.Q6_K; typ++ {
 		var files [2]*gguf.File
 		for i, write := range []func(string) error{
