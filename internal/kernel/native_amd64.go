@@ -187,7 +187,7 @@ func native() []*Set {
 				{32, []tile{{rows: 32, byRows: dotTwice32x32RowsAMX}, {rows: 16, byRows: dotTwice16x32RowsAMX}}},
 				{16, []tile{{rows: 32, byRows: dotTwice32x16RowsAMX}, {rows: 16, byRows: dotTwice16x16RowsAMX}}},
 			},
-			expPairs: expPairsAVX512BF16, pair: pairAVX512BF16, round: roundAVX512BF16, dotRows: dotRowsAVX512BF16, rows: 16, depth: 16, tiling: Tiling{TileRows: 32, BlockKeys: 512, StripKeys: 32},
+			expPairs: expPairsAVX512BF16, pair: pairAVX512BF16, round: roundAVX512BF16, rows: 16, depth: 16, tiling: Tiling{TileRows: 32, BlockKeys: 512, StripKeys: 32},
 			begin: beginAMX, end: endAMX,
 			dot: dotAMX, flops: 4 * 2 * 16 * 16 * 32,
 		}
