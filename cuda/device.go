@@ -67,17 +67,17 @@ var threads = [numKernels]int{384, 384, 256, 128, 128}
 func (k kind) shared(kernel int) int {
 	pieces := (k.dim + 63) / 64
 	const row = 128 // bytes in a piece of 64 columns
-	keys, keyStages := 128, 3
+	keys, stages := 128, 5
 	if k.dim > 128 {
-		keys, keyStages = 64, 2
+		keys, stages = 64, 4
 	}
 	queries, block := pieces*128*row, pieces*keys*row
 	switch kernel {
 	case attend:
-		const valueStages, ring = 2, 8192
-		return queries + (keyStages+valueStages)*block + 4*ring + 8*(2+2*keyStages+2*valueStages+4) + 2*32
+		const ring = 8192
+		return queries + stages*block + 4*ring + 8*(2+2*stages) + 3*(16+80)
 	case anchors:
-		return queries + 3*block + 8*(2+2*3)
+		return 2*queries + 3*block + 8*(2+2*3) + 3*(16+56)
 	case pool:
 		return 256 / (k.dim / 8) * (k.dim + 1) * 4
 	case search:
@@ -169,6 +169,22 @@ func (d *Device) prepare(ordinal int) error {
 }
 
 func (d *Device) inContext(f func() error) error { return d.driver.inContext(d.context, f) }
+
+var errClosed = errors.New("the device is closed")
+
+// do calls f in its turn, with the device's context current. Errors get the package's name.
+func (d *Device) do(f func() error) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	err := errClosed
+	if d.driver != nil {
+		err = d.inContext(f)
+	}
+	if err != nil {
+		return fmt.Errorf("cuda: %w", err)
+	}
+	return nil
+}
 
 // String returns the device's name, compute capability, multiprocessors and memory.
 func (d *Device) String() string {
