@@ -412,15 +412,15 @@ func (c *Call) clear(p uint64, bytes int) error {
 // kernel starts a kernel on the given number of blocks.
 func (c *Call) kernel(kernel, blocks int) error {
 	if blocks > math.MaxInt32 {
-		return fmt.Errorf("kernel %s: %d blocks; the device can count to %d", kernelNames[kernel], blocks, math.MaxInt32)
+		return fmt.Errorf("kernel %s: %d blocks; the device can count to %d", kernels[kernel].name, blocks, math.MaxInt32)
 	}
 	d := c.device.driver
 	args := []unsafe.Pointer{unsafe.Pointer(&c.args)} // read before the call returns
-	err := d.call("LaunchKernel", d.f.LaunchKernel, c.module.kernel[kernel], uintptr(blocks), 1, 1, uintptr(threads[kernel]), 1, 1,
+	err := d.call("LaunchKernel", d.f.LaunchKernel, c.module.kernel[kernel], uintptr(blocks), 1, 1, uintptr(kernels[kernel].threads), 1, 1,
 		uintptr(c.module.shared(kernel)), c.device.stream, uintptr(unsafe.Pointer(&args[0])), 0)
 	runtime.KeepAlive(args)
 	if err != nil {
-		return fmt.Errorf("kernel %s: %w", kernelNames[kernel], err)
+		return fmt.Errorf("kernel %s: %w", kernels[kernel].name, err)
 	}
 	return nil
 }

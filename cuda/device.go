@@ -45,23 +45,8 @@ var dims = []int{64, 96, 128, 256}
 type module struct {
 	kind
 	handle uintptr
-	kernel [numKernels]uintptr
+	kernel [len(kernels)]uintptr
 }
-
-// The kernels, each a function of kernels/anchor.cu that takes Args.
-const (
-	attend = iota
-	anchors
-	pool
-	search
-	count
-	numKernels
-)
-
-var kernelNames = [numKernels]string{"attend", "anchors", "pool", "search", "count"}
-
-// threads is how many a block of each kernel has.
-var threads = [numKernels]int{384, 384, 256, 128, 128}
 
 // shared returns the bytes of shared memory that a block needs, as kernels/anchor.cu lays them out.
 func (k kind) shared(kernel int) int {
@@ -238,12 +223,13 @@ func (d *Device) load(k kind) (*module, error) {
 	if m.handle, err = c.module(text); err != nil {
 		return nil, err
 	}
-	for i, name := range kernelNames {
+	for i, k := range kernels {
+		name := k.name
 		const maxDynamicShared = 8 // CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 		address, text := new(uintptr), append([]byte(name), 0)
 		err := c.call("ModuleGetFunction", f.ModuleGetFunction, uintptr(unsafe.Pointer(address)), m.handle, uintptr(unsafe.Pointer(&text[0])))
 		if err == nil {
-			err = c.call("FuncSetAttribute", f.FuncSetAttribute, *address, maxDynamicShared, uintptr(k.shared(i)))
+			err = c.call("FuncSetAttribute", f.FuncSetAttribute, *address, maxDynamicShared, uintptr(m.shared(i)))
 		}
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("kernel %s: %w", name, err), c.call("ModuleUnload", f.ModuleUnload, m.handle))

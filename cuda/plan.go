@@ -7,39 +7,6 @@ import (
 	"github.com/anchorattention/anchor"
 )
 
-// Args are the arguments of all kernels, laid out as in kernels/anchor.cu.
-type args struct {
-	sequences, tiles, groups                      uint64
-	anchors, pool, means, bits, counts, tally     uint64
-	rows, words                                   int64
-	qStep, kvStep, oStep, lseStep                 uint32
-	pageShift                                     int32
-	heads, shared, tileCount, section, groupCount int32
-	chunks, block, step                           int32
-	scale, theta                                  float32
-}
-
-// A place is where the tensors of a sequence are, as Sequence in kernels/anchor.cu.
-type place struct {
-	q, k, v, o, lse, pages              uint64
-	qHead, kHead, vHead, oHead, lseHead int64
-	before                              int64
-	first, _                            int32
-}
-
-// A tile is at most 128 query rows, as in kernels/anchor.cu.
-type tile struct{ sequence, from, to, start, group int32 }
-
-// A group is the rows of a group, as in kernels/anchor.cu.
-type group struct {
-	bits            int64 // where its bits are among those of a head, in words
-	words           int32
-	sequence, start int32
-	from, to        int32 // positions of the rows that see stripes, [0, 0) if there are no candidates
-	init, local     int32 // candidates are the keys [init, local)
-	_               int32
-}
-
 // A plan is what is known of a call before it is computed.
 type plan struct {
 	shapes []anchor.Shape
