@@ -371,7 +371,7 @@ func (x *comparer) next(m anchor.Method, g report.Goal, enough func(setting) boo
 		return 1, x.done[len(x.done)-1].position < 1
 	}
 	low, high := x.done[above-1], x.done[above]
-	const nearRecall, nearDensity = 0.002, 0.02
+	const nearRecall, nearDensity = 0.002, 0.0002
 	if g.Kind == "recall" && high.point.Recall.Mean-g.Target < nearRecall || g.Kind == "density" && low.point.Density > (1-nearDensity)*g.Target {
 		return 0, false
 	}

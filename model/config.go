@@ -4,12 +4,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
+	"maps"
 	"slices"
+	"strings"
 )
 
-// A Config is the shape of a Llama model, from the config.json of its checkpoint.
+// A Config says what a decoder block computes, and how many there are. One description serves every family: the
+// architecture of a file is only a name.
 type Config struct {
+	Architecture string // "llama", "mistral", "qwen2" or "qwen3", by the file; it decides nothing
+
 	Vocab        int     // number of token ids
 	Hidden       int     // width of the residual stream
 	Intermediate int     // width of the MLP
@@ -19,10 +23,42 @@ type Config struct {
 	HeadDim      int     // width of a head, even
 	MaxPositions int     // the longest sequence the model is meant for
 	RMSNormEps   float64 // added to the mean square in RMSNorm
-	RopeTheta    float64 // base of the rotary embedding's frequencies
 	Tied         bool    // the head is the embedding
 	BOS          int32   // first token of a text, −1 for none
 	EOS          []int32 // tokens that end a text
+
+	QKVBias bool // queries, keys and values have biases (Qwen2)
+	OBias   bool // the attention's output has one
+	QKNorm  bool // queries and keys pass an RMSNorm of each head, before they are turned (Qwen3)
+
+	// Windows holds for each layer how many keys a row sees, the last ones up to its own; 0 means all. Nil means all in
+	// every layer.
+	Windows []int
+
+	RopeTheta   float64     // base of the rotary embedding's frequencies
+	RopeScaling RopeScaling // what is done to them
+	// Interleaved says that elements 2i and 2i + 1 of a head's queries and keys turn together, as GGUF files order them
+	// for the architecture llama; otherwise i and i + HeadDim/2 do.
+	Interleaved bool
+}
+
+// A family is what the architectures of config.json differ in, and what their fields mean when they are left out.
+type family struct {
+	name       string // model_type
+	kvHeads    int    // 0 for as many as query heads
+	headDim    int    // 0 for hidden_size over the number of heads
+	window     int    // sliding_window, when the field is missing
+	qwen       bool   // windows are for the layers from max_window_layers on, and only if use_sliding_window
+	qkvBias    bool
+	qkNorm     bool
+	optionBias bool // attention_bias decides on biases
+}
+
+var families = map[string]family{
+	"LlamaForCausalLM":   {name: "llama", optionBias: true},
+	"MistralForCausalLM": {name: "mistral", kvHeads: 8, window: 4096},
+	"Qwen2ForCausalLM":   {name: "qwen2", kvHeads: 32, window: 4096, qwen: true, qkvBias: true},
+	"Qwen3ForCausalLM":   {name: "qwen3", kvHeads: 32, headDim: 128, window: 4096, qwen: true, qkNorm: true, optionBias: true},
 }
 
 // ParseConfig reads a config.json. What this package cannot compute as it is meant is an error; the name appears
@@ -41,13 +77,19 @@ func ParseConfig(name string, data []byte) (Config, error) {
 		MaxPositions  int      `json:"max_position_embeddings"`
 		Eps           *float64 `json:"rms_norm_eps"`
 		Theta         *float64 `json:"rope_theta"`
-		Scaling       rope     `json:"rope_scaling"`
-		Rope          rope     `json:"rope_parameters"` // holds both in recent checkpoints
+		Scaling       *rope    `json:"rope_scaling"`
+		Rope          *rope    `json:"rope_parameters"` // holds both in recent checkpoints
+		Original      *int     `json:"original_max_position_embeddings"`
+		Partial       *float64 `json:"partial_rotary_factor"`
 		Interleaved   bool     `json:"rope_interleaved"`
+		MRope         bool     `json:"use_mrope"`
 		Act           *string  `json:"hidden_act"`
 		AttentionBias bool     `json:"attention_bias"`
 		MLPBias       bool     `json:"mlp_bias"`
 		Window        *int     `json:"sliding_window"`
+		UseWindow     bool     `json:"use_sliding_window"`
+		FullLayers    *int     `json:"max_window_layers"`
+		LayerTypes    []string `json:"layer_types"`
 		Quantization  any      `json:"quantization_config"`
 		Tied          bool     `json:"tie_word_embeddings"`
 		BOS           tokens   `json:"bos_token_id"`
@@ -56,61 +98,144 @@ func ParseConfig(name string, data []byte) (Config, error) {
 	if err := unmarshal(name, data, &j); err != nil {
 		return Config{}, err
 	}
+	var present map[string]json.RawMessage // a field that is null is
+	if err := unmarshal(name, data, &present); err != nil {
+		return Config{}, err
+	}
+	bad := func(field string, value any, want string) (Config, error) {
+		return Config{}, fmt.Errorf("%s: %s is %v; want %s", name, field, value, want)
+	}
+	var fam family
+	for _, a := range j.Architectures {
+		if f, ok := families[a]; ok {
+			fam = f
+			break
+		}
+	}
+	if fam.name == "" {
+		return bad("architectures", quote(j.Architectures), "one of "+strings.Join(slices.Sorted(maps.Keys(families)), ", "))
+	}
+
 	c := Config{
-		Vocab: j.Vocab, Hidden: j.Hidden, Intermediate: j.Intermediate, Layers: j.Layers, Heads: j.Heads,
+		Architecture: fam.name,
+		Vocab:        j.Vocab, Hidden: j.Hidden, Intermediate: j.Intermediate, Layers: j.Layers, Heads: j.Heads,
 		KVHeads: j.Heads, MaxPositions: j.MaxPositions, RMSNormEps: 1e-6, RopeTheta: 10000, Tied: j.Tied,
 		BOS: -1, EOS: j.EOS,
+		QKVBias: fam.qkvBias || fam.optionBias && j.AttentionBias, OBias: fam.optionBias && j.AttentionBias, QKNorm: fam.qkNorm,
 	}
 	if j.KVHeads != nil {
 		c.KVHeads = *j.KVHeads
+	} else if _, null := present["num_key_value_heads"]; !null && fam.kvHeads != 0 {
+		c.KVHeads = fam.kvHeads
 	}
-	if j.HeadDim != nil {
+	switch {
+	case j.HeadDim != nil:
 		c.HeadDim = *j.HeadDim
-	} else if j.Heads > 0 {
+	case fam.headDim != 0:
+		c.HeadDim = fam.headDim
+	case j.Heads > 0 && j.Hidden%j.Heads == 0:
 		c.HeadDim = j.Hidden / j.Heads
+	case j.Heads > 0:
+		return bad("num_attention_heads", j.Heads, fmt.Sprintf("a divisor of hidden_size, %d, or a head_dim", j.Hidden))
 	}
 	if j.Eps != nil {
 		c.RMSNormEps = *j.Eps
-	}
-	if j.Theta != nil {
-		c.RopeTheta = *j.Theta
-	} else if j.Rope.Theta != nil {
-		c.RopeTheta = *j.Rope.Theta
 	}
 	if len(j.BOS) > 0 {
 		c.BOS = j.BOS[0]
 	}
 
 	// What changes the computation must be what is computed here.
-	bad := func(field string, value any, want string) (Config, error) {
-		return Config{}, fmt.Errorf("%s: %s is %v; want %s", name, field, value, want)
-	}
 	switch {
-	case !slices.Contains(j.Architectures, "LlamaForCausalLM"):
-		return bad("architectures", quote(j.Architectures), `["LlamaForCausalLM"]`)
-	case j.ModelType != "" && j.ModelType != "llama":
-		return bad("model_type", quote(j.ModelType), `"llama"`)
+	case j.ModelType != "" && j.ModelType != fam.name:
+		return bad("model_type", quote(j.ModelType), quote(fam.name)+", by architectures")
 	case j.Act != nil && *j.Act != "silu":
 		return bad("hidden_act", quote(*j.Act), `"silu"`)
-	case j.Scaling.raw != "" && j.Scaling.kind() != "default":
-		return bad("rope_scaling", j.Scaling.raw, "null: scaled rotary embeddings are not supported")
-	case j.Rope.kind() != "" && j.Rope.kind() != "default":
-		return bad("rope_parameters", j.Rope.raw, `rope_type "default": scaled rotary embeddings are not supported`)
 	case j.Interleaved:
 		return bad("rope_interleaved", true, "false")
-	case j.AttentionBias:
+	case j.MRope:
+		return bad("use_mrope", true, "false")
+	case j.Partial != nil && *j.Partial != 1:
+		return bad("partial_rotary_factor", *j.Partial, "1: all of a head is turned")
+	case j.AttentionBias && !fam.qkvBias && !fam.optionBias:
 		return bad("attention_bias", true, "false")
 	case j.MLPBias:
 		return bad("mlp_bias", true, "false")
-	case j.Window != nil:
-		return bad("sliding_window", *j.Window, "null")
 	case j.Quantization != nil:
-		return bad("quantization_config", quote(j.Quantization), "null: quantized checkpoints are not supported")
+		return bad("quantization_config", quote(j.Quantization), "null: quantized checkpoints are not supported, but as GGUF files")
 	case len(j.BOS) > 1 || len(j.BOS) == 1 && j.BOS[0] < 0:
 		return bad("bos_token_id", j.BOS, "one id or null")
 	}
-	if j.HeadDim == nil && c.Heads > 0 && c.Hidden%c.Heads != 0 {
-		return bad("num_attention_heads", c.Heads, fmt.Sprintf("a divisor of hidden_size, %d, or a head_dim", c.Hidden))
+	if err := c.checkSizes(); err != nil { // before there is memory for every layer
+		return Config{}, fmt.Errorf("%s: %w", name, err)
+	}
+
+	// Windows.
+	window := 0
+	if j.Window != nil {
+		if window = *j.Window; window < 1 && (!fam.qwen || j.UseWindow) {
+			return bad("sliding_window", window, "≥ 1 or null")
+		}
+	} else if _, null := present["sliding_window"]; !null {
+		window = fam.window
+	}
+	full := 0
+	if fam.qwen {
+		if full = 28; j.FullLayers != nil {
+			full = *j.FullLayers
+		}
+		if !j.UseWindow {
+			window = 0
+		}
+	} else if fam.window == 0 && window != 0 {
+		return bad("sliding_window", window, "null for "+fam.name)
+	}
+	if window > 0 {
+		c.Windows = make([]int, c.Layers)
+		for i := max(full, 0); i < c.Layers; i++ {
+			c.Windows[i] = window
+		}
+	}
+	if len(j.LayerTypes) != 0 {
+		if len(j.LayerTypes) != c.Layers {
+			return bad("layer_types", fmt.Sprintf("a list of %d", len(j.LayerTypes)), fmt.Sprintf("one for each of the %d layers", c.Layers))
+		}
+		for i, kind := range j.LayerTypes {
+			field := fmt.Sprintf("layer_types[%d]", i)
+			switch {
+			case kind != "full_attention" && kind != "sliding_attention":
+				return bad(field, quote(kind), `"full_attention" or "sliding_attention"`)
+			case kind == "sliding_attention" && window == 0:
+				return bad(field, quote(kind), `"full_attention", since there is no window`)
+			case kind == "full_attention" && window != 0 && !fam.qwen:
+				return bad(field, quote(kind), `"sliding_attention", since every layer of `+fam.name+" has a window")
+			case window != 0:
+				c.Windows[i] = 0
+				if kind == "sliding_attention" {
+					c.Windows[i] = window
+				}
+			}
+		}
+	}
+	if !slices.ContainsFunc(c.Windows, func(w int) bool { return w != 0 }) {
+		c.Windows = nil
+	}
+
+	// Rotary embeddings.
+	if j.Theta != nil {
+		c.RopeTheta = *j.Theta
+	}
+	field, r := "rope_scaling", j.Scaling
+	if r == nil {
+		field, r = "rope_parameters", j.Rope
+	}
+	if r != nil {
+		if j.Original != nil { // which has the last word
+			r.Original = j.Original
+		}
+		if err := r.apply(&c, field); err != nil {
+			return Config{}, fmt.Errorf("%s: %w", name, err)
+		}
 	}
 	if err := c.check(); err != nil {
 		return Config{}, fmt.Errorf("%s: %w", name, err)
@@ -118,8 +243,23 @@ func ParseConfig(name string, data []byte) (Config, error) {
 	return c, nil
 }
 
-// check reports the first size that is out of range, by its name in config.json.
+// check reports the first field that is out of range, by its name in config.json.
 func (c *Config) check() error {
+	if err := c.checkSizes(); err != nil {
+		return err
+	}
+	if len(c.Windows) != 0 && len(c.Windows) != c.Layers {
+		return fmt.Errorf("there are windows for %d layers; want one for each of %d, or none", len(c.Windows), c.Layers)
+	}
+	for _, w := range c.Windows {
+		if w < 0 || w > 1<<28 {
+			return fmt.Errorf("sliding_window is %d; want 1 … %d", w, 1<<28)
+		}
+	}
+	return c.checkRope()
+}
+
+func (c *Config) checkSizes() error {
 	for _, f := range []struct {
 		field       string
 		value, most int
@@ -143,8 +283,6 @@ func (c *Config) check() error {
 		return fmt.Errorf("head_dim is %d; want an even number, 2 … 256", c.HeadDim)
 	case !(c.RMSNormEps > 0 && c.RMSNormEps < 1):
 		return fmt.Errorf("rms_norm_eps is %v; want a number between 0 and 1", c.RMSNormEps)
-	case !(c.RopeTheta >= 1 && c.RopeTheta <= math.MaxFloat64):
-		return fmt.Errorf("rope_theta is %v; want a number ≥ 1", c.RopeTheta)
 	case c.BOS < -1 || int(c.BOS) >= c.Vocab:
 		return fmt.Errorf("bos_token_id is %d; want an id below vocab_size, %d, or null", c.BOS, c.Vocab)
 	}
@@ -217,31 +355,4 @@ func (t *tokens) UnmarshalJSON(data []byte) error {
 	}
 	*t = many
 	return nil
-}
-
-// rope is an object that describes rotary embeddings.
-type rope struct {
-	raw   string   // none for null
-	Kind  string   `json:"rope_type"`
-	Old   string   `json:"type"` // what rope_type was called before
-	Theta *float64 `json:"rope_theta"`
-}
-
-func (r *rope) UnmarshalJSON(data []byte) error {
-	type plain rope
-	if err := json.Unmarshal(data, (*plain)(r)); err != nil {
-		return err
-	}
-	if string(data) != "null" {
-		r.raw = string(data)
-	}
-	return nil
-}
-
-// kind returns how positions are scaled: "default" is not at all, and so is "" where it is optional.
-func (r rope) kind() string {
-	if r.Kind != "" {
-		return r.Kind
-	}
-	return r.Old
 }

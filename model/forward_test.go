@@ -2,6 +2,7 @@ package model_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"math"
@@ -16,15 +17,46 @@ import (
 	"github.com/anchorattention/anchor/model/internal/reference"
 )
 
-// configs are small models of different shapes.
+// configs are small models of different shapes, of every family.
 var configs = map[string]model.Config{
 	"grouped, untied": {
-		Vocab: 61, Hidden: 40, Intermediate: 52, Layers: 2, Heads: 4, KVHeads: 2, HeadDim: 16, MaxPositions: 4096,
+		Architecture: "llama",
+		Vocab:        61, Hidden: 40, Intermediate: 52, Layers: 2, Heads: 4, KVHeads: 2, HeadDim: 16, MaxPositions: 4096,
 		RMSNormEps: 1e-5, RopeTheta: 10000, BOS: -1,
 	},
 	"one KV head, tied": {
 		Vocab: 33, Hidden: 24, Intermediate: 17, Layers: 3, Heads: 3, KVHeads: 1, HeadDim: 10, MaxPositions: 4096,
 		RMSNormEps: 1e-6, RopeTheta: 500, Tied: true, BOS: -1,
+	},
+	"Llama 3.1": {
+		Vocab: 35, Hidden: 32, Intermediate: 48, Layers: 2, Heads: 4, KVHeads: 2, HeadDim: 8, MaxPositions: 4096,
+		RMSNormEps: 1e-5, RopeTheta: 500, BOS: -1,
+		RopeScaling: model.RopeScaling{Type: "llama3", Factor: 8, Original: 64, LowFreq: 1, HighFreq: 4},
+	},
+	"Llama with biases, pairs and factors": {
+		Vocab: 35, Hidden: 32, Intermediate: 48, Layers: 2, Heads: 4, KVHeads: 2, HeadDim: 8, MaxPositions: 4096,
+		RMSNormEps: 1e-5, RopeTheta: 500, BOS: -1, QKVBias: true, OBias: true, Interleaved: true,
+		RopeScaling: model.RopeScaling{Type: "factors", Factors: []float32{1, 1.5, 2, 4}},
+	},
+	"Llama, linear": {
+		Vocab: 35, Hidden: 32, Intermediate: 48, Layers: 2, Heads: 4, KVHeads: 4, HeadDim: 8, MaxPositions: 4096,
+		RMSNormEps: 1e-5, RopeTheta: 10000, BOS: -1, RopeScaling: model.RopeScaling{Type: "linear", Factor: 2.5},
+	},
+	"Mistral": {
+		Architecture: "mistral",
+		Vocab:        35, Hidden: 32, Intermediate: 48, Layers: 2, Heads: 4, KVHeads: 2, HeadDim: 12, MaxPositions: 4096,
+		RMSNormEps: 1e-5, RopeTheta: 10000, BOS: -1, Windows: []int{11, 11},
+	},
+	"Qwen2": {
+		Architecture: "qwen2",
+		Vocab:        35, Hidden: 32, Intermediate: 48, Layers: 2, Heads: 4, KVHeads: 2, HeadDim: 8, MaxPositions: 4096,
+		RMSNormEps: 1e-6, RopeTheta: 1000, Tied: true, BOS: -1, QKVBias: true, Windows: []int{0, 20},
+		RopeScaling: model.RopeScaling{Type: "yarn", Factor: 4, Original: 100, BetaFast: 8, BetaSlow: 1, Attention: 1.1386},
+	},
+	"Qwen3": {
+		Architecture: "qwen3",
+		Vocab:        35, Hidden: 32, Intermediate: 48, Layers: 2, Heads: 4, KVHeads: 2, HeadDim: 16, MaxPositions: 4096,
+		RMSNormEps: 1e-6, RopeTheta: 1e6, Tied: true, BOS: -1, QKNorm: true,
 	},
 }
 
@@ -41,6 +73,8 @@ func random(name string, shape ...int) ([]float32, error) {
 	for i := range w {
 		if w[i] = float32(rng.NormFloat64()); len(shape) > 1 {
 			w[i] *= float32(1 / math.Sqrt(float64(shape[1])))
+		} else if strings.HasSuffix(name, ".bias") {
+			w[i] /= 2
 		} else {
 			w[i] = 1 + w[i]/4
 		}
@@ -110,7 +144,7 @@ func near[A, B float32 | float64](t testing.TB, what string, got []A, want []B, 
 	}
 }
 
-// The model computes what the published block does in double precision.
+// The model computes what the published block of every family does in double precision, to within 2e-4 of logits about 1.
 func TestForward(t *testing.T) {
 	for name, c := range configs {
 		source, all := remembered(random)
@@ -120,7 +154,7 @@ func TestForward(t *testing.T) {
 		}
 		weight := func(name string) []float32 { return all[name].Data.([]float32) }
 		lengths := []int{1, 2, 16, 17, 33}
-		if !c.Tied {
+		if name == "grouped, untied" || name == "Qwen2" {
 			lengths = append(lengths, 530) // more than what is computed at once
 		}
 		for _, n := range lengths {
@@ -174,6 +208,93 @@ func TestChunks(t *testing.T) {
 		if err := cache.Truncate(n); err == nil {
 			t.Errorf("no error for truncation of 5 tokens to %d", n)
 		}
+	}
+}
+
+// A layer with a window attends to that many keys, whatever the planner, how the text is cut into calls and how long the
+// prompt was; a window as long as the text leaves the planner as it is.
+func TestWindows(t *testing.T) {
+	c := configs["Mistral"]
+	c.Windows = []int{0, 70}
+	m := newModel(t, c)
+	const n = 150
+	ids := tokens(n, c.Vocab)
+	pairs := func(opt model.ForwardOptions, cuts ...int) (logits []float32, pairs int64) {
+		cache := newCache(t, m, n)
+		from := 0
+		for _, to := range append(cuts, n) {
+			l, s, err := m.Forward(t.Context(), cache, ids[from:to], opt)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if s.Attention.Method != opt.Planner.Name() {
+				t.Errorf("method is %q, want %q", s.Attention.Method, opt.Planner.Name())
+			}
+			logits, pairs, from = l, pairs+s.Attention.Pairs, to
+		}
+		return logits, pairs
+	}
+	const all, windowed = n * (n + 1) / 2, 70*71/2 + (n-70)*70
+	want, got := pairs(dense)
+	if got != int64(c.Heads)*(all+windowed) {
+		t.Errorf("%d pairs, want %d", got, int64(c.Heads)*(all+windowed))
+	}
+	logits, _ := pairs(model.ForwardOptions{Planner: anchor.Dense(), Prompt: n}, 1, 64, 65, 140)
+	near(t, "in chunks", logits, want, 1e-5)
+	logits, _ = pairs(model.ForwardOptions{Planner: anchor.Dense(), Prompt: 60}, 60, 61, 149) // the rest is decoded
+	near(t, "decoded", logits, want, 1e-5)
+
+	sparse := model.ForwardOptions{
+		Planner: anchor.AnchorAttention(anchor.Params{Block: 16, Step: 2, Init: 4, Local: 4, Theta: math.Inf(-1), Tail: 1}), Prompt: n,
+	}
+	_, few := pairs(sparse)
+	c.Windows = []int{0, n}
+	m = newModel(t, c)
+	if _, both := pairs(sparse); both != 2*(few-int64(c.Heads)*windowed) {
+		t.Errorf("with a window as long as the text %d pairs, want %d", both, 2*(few-int64(c.Heads)*windowed))
+	}
+}
+
+// Queries, keys and values are captured of the call's tokens alone, turned by their positions in the whole text: they do
+// not depend on how it is cut into calls. An error of Capture ends the call.
+func TestCapture(t *testing.T) {
+	c := configs["Qwen3"]
+	m := newModel(t, c)
+	ids := tokens(40, c.Vocab)
+	captured := func(cuts ...int) (q, k, v [][]float32) {
+		q, k, v = make([][]float32, c.Layers), make([][]float32, c.Layers), make([][]float32, c.Layers)
+		cache := newCache(t, m, 50)
+		from := 0
+		for _, to := range append(cuts, len(ids)) {
+			opt := dense
+			opt.Capture = func(layer int, cq, ck, cv []float32) error {
+				n := to - from
+				if len(cq) != c.Heads*n*c.HeadDim || len(ck) != c.KVHeads*n*c.HeadDim || len(cv) != len(ck) {
+					t.Errorf("%d, %d and %d numbers of %d tokens", len(cq), len(ck), len(cv), n)
+				}
+				// The last token's first head is enough to compare.
+				last := (n - 1) * c.HeadDim
+				q[layer], k[layer], v[layer] = slices.Clone(cq[last:][:c.HeadDim]), slices.Clone(ck[last:][:c.HeadDim]), slices.Clone(cv[last:][:c.HeadDim])
+				return nil
+			}
+			forward(t, m, cache, ids[from:to], opt)
+			from = to
+		}
+		return q, k, v
+	}
+	q, k, v := captured()
+	q2, k2, v2 := captured(17, 39)
+	for layer := range c.Layers {
+		near(t, "queries", q2[layer], q[layer], 1e-5)
+		near(t, "keys", k2[layer], k[layer], 1e-5)
+		near(t, "values", v2[layer], v[layer], 1e-5)
+	}
+
+	opt := dense
+	opt.Capture = func(int, []float32, []float32, []float32) error { return errors.New("enough") }
+	cache := newCache(t, m, 50)
+	if _, _, err := m.Forward(t.Context(), cache, ids, opt); err == nil || err.Error() != "enough" || cache.Len() != 0 {
+		t.Errorf("error %v, %d tokens in the cache; want enough, 0", err, cache.Len())
 	}
 }
 

@@ -1,7 +1,9 @@
-// Package model runs decoder models of the Llama family in single precision: RMSNorm, rotary embedding in Hugging
-// Face's half-split form, grouped-query attention, a SwiGLU MLP, and a head of its own or tied to the embedding.
+// Package model runs decoder models in single precision: RMSNorm, rotary embedding, grouped-query attention, a SwiGLU
+// MLP, and a head of its own or tied to the embedding. One block, which a [Config] describes, is that of the families
+// Llama, Mistral, Qwen2 and Qwen3: biases, norms of queries and keys, sliding windows and scaled rotary embeddings are
+// parts of it that a model has or has not.
 //
-// [Open] reads a Hugging Face directory. [Model.Forward] passes tokens through the model after those in a [Cache];
+// [Open] reads a Hugging Face directory or a GGUF file. [Model.Forward] passes tokens through the model after those in a [Cache];
 // attention is that of package anchor, with a planner of the caller's choice.
 package model
 
@@ -9,10 +11,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
+	"unsafe"
 
 	"github.com/anchorattention/anchor/internal/kernel"
 	"github.com/anchorattention/anchor/internal/matrix"
@@ -26,21 +29,74 @@ type Model struct {
 	embedding, head *matrix.Matrix // [Vocab, Hidden]
 	norm            []float32      // [Hidden]
 	layers          []layer
-	files           []*safetensors.File // that the weights lie in
+	weights         []Weight
+	metadata        *Metadata // nil unless the model is a GGUF file
+	files           []mapped  // that the weights lie in
 }
 
-// A layer is the weights of one decoder block; matrices are [out, in].
+// A layer is the weights of one decoder block; matrices are [out, in]. Biases and norms that the model has not are nil.
 type layer struct {
-	attentionNorm []float32
-	q, k, v, o    *matrix.Matrix
-	mlpNorm       []float32
-	gate, up      *matrix.Matrix
-	down          *matrix.Matrix
+	attentionNorm       []float32
+	q, k, v, o          *matrix.Matrix
+	qBias, kBias, vBias []float32
+	oBias               []float32
+	qNorm, kNorm        []float32 // [HeadDim]
+	mlpNorm             []float32
+	gate, up            *matrix.Matrix
+	down                *matrix.Matrix
 }
 
-// New makes a model of weights that it asks for by the names of Hugging Face's Llama checkpoints, in single precision
+// A Weight describes a tensor of a model, as its file stores it.
+type Weight struct {
+	Name  string // in Hugging Face's checkpoints
+	Type  string // of its elements: F32, BF16, Q8_0, and so on
+	Shape []int
+	Bytes int
+}
+
+// mapped is a file whose tensors lie in mapped memory.
+type mapped interface {
+	Name() string
+	Holds(address uintptr) bool // whether its contents lie there
+	Close() error
+}
+
+// A source is where weights come from, by the names of Hugging Face's checkpoints.
+type source interface {
+	matrix(name string, rows, cols int) (*matrix.Matrix, error)
+	vector(name string, n int) (*matrix.Matrix, error) // of one row
+}
+
+// New makes a model of weights that it asks for by the names of Hugging Face's checkpoints, in single precision
 // and row-major. It keeps the slices; they must not change afterwards.
 func New(cfg Config, weight func(name string, shape ...int) ([]float32, error)) (*Model, error) {
+	return build(cfg, plain(weight))
+}
+
+// plain is a source of weights in single precision.
+type plain func(name string, shape ...int) ([]float32, error)
+
+func (weight plain) load(name string, rows, cols int, shape ...int) (*matrix.Matrix, error) {
+	data, err := weight(name, shape...)
+	if err == nil && len(data) != rows*cols {
+		err = fmt.Errorf("model: tensor %q has %d elements; want %d, for shape %v", name, len(data), rows*cols, shape)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return matrix.FromFloat32(data, rows, cols), nil
+}
+
+func (weight plain) matrix(name string, rows, cols int) (*matrix.Matrix, error) {
+	return weight.load(name, rows, cols, rows, cols)
+}
+
+func (weight plain) vector(name string, n int) (*matrix.Matrix, error) {
+	return weight.load(name, 1, n, n)
+}
+
+// build makes a model of a source's weights.
+func build(cfg Config, from source) (*Model, error) {
 	if err := cfg.check(); err != nil {
 		return nil, fmt.Errorf("model: %w", err)
 	}
@@ -48,24 +104,30 @@ func New(cfg Config, weight func(name string, shape ...int) ([]float32, error)) 
 	if err != nil {
 		return nil, fmt.Errorf("model: %w", err)
 	}
-	cfg.EOS = slices.Clone(cfg.EOS)
+	cfg.EOS, cfg.Windows, cfg.RopeScaling.Factors = slices.Clone(cfg.EOS), slices.Clone(cfg.Windows), slices.Clone(cfg.RopeScaling.Factors)
 	m := &Model{cfg: cfg, kernels: kernels, layers: make([]layer, cfg.Layers)}
-	get := func(to *[]float32, name string, shape ...int) {
+	note := func(name string, w *matrix.Matrix, shape ...int) {
+		m.weights = append(m.weights, Weight{name, w.Type().String(), shape, len(w.Bytes())})
+	}
+	get := func(to *[]float32, name string, n int) {
 		if err != nil {
 			return
 		}
-		elements := 1
-		for _, n := range shape {
-			elements *= n
-		}
-		if *to, err = weight(name, shape...); err == nil && len(*to) != elements {
-			err = fmt.Errorf("model: tensor %q has %d elements; want %d, for shape %v", name, len(*to), elements, shape)
+		var w *matrix.Matrix
+		if w, err = from.vector(name, n); err == nil {
+			note(name, w, n)
+			*to = make([]float32, n) // a copy: vectors are small, and much used
+			w.Row(0, *to)
 		}
 	}
 	getMatrix := func(to **matrix.Matrix, name string, rows, cols int) {
-		var data []float32
-		if get(&data, name, rows, cols); err == nil {
-			*to = matrix.FromFloat32(data, rows, cols)
+		if err != nil {
+			return
+		}
+		var w *matrix.Matrix
+		if w, err = from.matrix(name, rows, cols); err == nil {
+			note(name, w, rows, cols)
+			*to = w
 		}
 	}
 	heads, kvHeads := cfg.Heads*cfg.HeadDim, cfg.KVHeads*cfg.HeadDim
@@ -77,10 +139,30 @@ func New(cfg Config, weight func(name string, shape ...int) ([]float32, error)) 
 		getMatrix(&l.k, prefix+"self_attn.k_proj.weight", kvHeads, cfg.Hidden)
 		getMatrix(&l.v, prefix+"self_attn.v_proj.weight", kvHeads, cfg.Hidden)
 		getMatrix(&l.o, prefix+"self_attn.o_proj.weight", cfg.Hidden, heads)
+		if cfg.QKVBias {
+			get(&l.qBias, prefix+"self_attn.q_proj.bias", heads)
+			get(&l.kBias, prefix+"self_attn.k_proj.bias", kvHeads)
+			get(&l.vBias, prefix+"self_attn.v_proj.bias", kvHeads)
+		}
+		if cfg.OBias {
+			get(&l.oBias, prefix+"self_attn.o_proj.bias", cfg.Hidden)
+		}
+		if cfg.QKNorm {
+			get(&l.qNorm, prefix+"self_attn.q_norm.weight", cfg.HeadDim)
+			get(&l.kNorm, prefix+"self_attn.k_norm.weight", cfg.HeadDim)
+		}
 		get(&l.mlpNorm, prefix+"post_attention_layernorm.weight", cfg.Hidden)
 		getMatrix(&l.gate, prefix+"mlp.gate_proj.weight", cfg.Intermediate, cfg.Hidden)
 		getMatrix(&l.up, prefix+"mlp.up_proj.weight", cfg.Intermediate, cfg.Hidden)
 		getMatrix(&l.down, prefix+"mlp.down_proj.weight", cfg.Hidden, cfg.Intermediate)
+	}
+	if cfg.Interleaved {
+		for i := range m.layers {
+			l := &m.layers[i]
+			for _, v := range [][]float32{l.qBias, l.kBias, l.qNorm, l.kNorm} {
+				unpair(v, cfg.HeadDim)
+			}
+		}
 	}
 	get(&m.norm, "model.norm.weight", cfg.Hidden)
 	if m.head = m.embedding; !cfg.Tied {
@@ -92,10 +174,34 @@ func New(cfg Config, weight func(name string, shape ...int) ([]float32, error)) 
 	return m, nil
 }
 
-// Open reads a directory as Hugging Face lays it out: config.json, generation_config.json if there is one, and the
-// weights, F32 or BF16, in model.safetensors or in the shards that model.safetensors.index.json lists. F32 weights
-// stay in the mapped files: the directory must not change while the model is open.
-func Open(dir string) (*Model, error) {
+// unpair brings vectors of heads whose elements 2i and 2i + 1 belong together into the order where i and i + dim/2 do, as
+// the projections that they are added to or multiplied with are brought.
+func unpair(v []float32, dim int) {
+	head := make([]float32, dim)
+	for ; len(v) > 0; v = v[dim:] {
+		copy(head, v)
+		for i := range dim / 2 {
+			v[i], v[i+dim/2] = head[2*i], head[2*i+1]
+		}
+	}
+}
+
+// Open reads a model from a GGUF file, or from a directory as Hugging Face lays it out: config.json, generation_config.json if
+// there is one, and the weights, F32, BF16 or F16, in model.safetensors or in the shards that
+// model.safetensors.index.json lists. Weights stay in the mapped files, which must not change while the model is open;
+// one that is cut short is an error of [Model.Forward].
+func Open(path string) (*Model, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read model: %w", err)
+	}
+	if info.IsDir() {
+		return openDirectory(path)
+	}
+	return openGGUF(path)
+}
+
+func openDirectory(dir string) (m *Model, err error) {
 	path := filepath.Join(dir, "config.json")
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -117,15 +223,39 @@ func Open(dir string) (*Model, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := New(cfg, s.weight)
-	if err != nil {
-		s.close()
-		return nil, err
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	defer guard(func() []mapped { return s.all() }, &err)()
+	if m, err = build(cfg, s); err == nil {
+		m.files = s.all()
 	}
-	for _, f := range s.files {
-		m.files = append(m.files, f)
+	return m, err
+}
+
+// guard turns a fault upon reading one of the files, because it has been cut short since it was mapped or the disk
+// fails, into an error. It holds until the function that it returns is called, by defer; goroutines of package parallel
+// are guarded, too.
+func guard(files func() []mapped, err *error) (end func()) {
+	before := debug.SetPanicOnFault(true)
+	return func() {
+		debug.SetPanicOnFault(before)
+		p := recover()
+		if p == nil {
+			return
+		}
+		if fault, ok := p.(interface{ Addr() uintptr }); ok {
+			for _, f := range files() {
+				if f.Holds(fault.Addr()) {
+					*err = fmt.Errorf("%s: cannot be read any more; it must not be cut short while it is in use", f.Name())
+					return
+				}
+			}
+		}
+		panic(p)
 	}
-	return m, nil
 }
 
 // Close unmaps the files of a model that was opened. The model must not be used afterwards.
@@ -140,6 +270,13 @@ func (m *Model) Close() error {
 
 // Config returns the model's shape. The caller must not change its slices.
 func (m *Model) Config() Config { return m.cfg }
+
+// Metadata returns what a GGUF file holds beside the model, nil if the model comes from elsewhere. The caller must not
+// change it.
+func (m *Model) Metadata() *Metadata { return m.metadata }
+
+// Weights returns the model's tensors. The caller must not change them.
+func (m *Model) Weights() []Weight { return m.weights }
 
 // shards are the files of a checkpoint, opened when a tensor in them is asked for.
 type shards struct {
@@ -209,39 +346,67 @@ func (s *shards) close() {
 	}
 }
 
-// weight returns a tensor in single precision, after checking its shape.
-func (s *shards) weight(name string, shape ...int) ([]float32, error) {
+// all returns the files that are open.
+func (s *shards) all() []mapped {
+	var files []mapped
+	for _, f := range s.files {
+		files = append(files, f)
+	}
+	return files
+}
+
+// tensor returns the file that holds a tensor, and its element type, after checking its shape.
+func (s *shards) tensor(name string, shape ...int) (*safetensors.File, string, error) {
 	file := singleFile
 	if s.where != nil {
 		var ok bool
 		if file, ok = s.where[name]; !ok {
-			return nil, fmt.Errorf("%s: weight_map has no tensor %q", s.index, name)
+			return nil, "", fmt.Errorf("%s: weight_map has no tensor %q", s.index, name)
 		}
 	}
 	f, err := s.open(file)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	info, ok := f.Info(name)
 	if !ok {
-		return nil, fmt.Errorf("%s: no tensor %q", f.Name(), name)
+		return nil, "", fmt.Errorf("%s: no tensor %q", f.Name(), name)
 	}
 	if !slices.Equal(info.Shape, shape) {
-		return nil, fmt.Errorf("%s: tensor %q has shape %v; want %v, by config.json", f.Name(), name, info.Shape, shape)
+		return nil, "", fmt.Errorf("%s: tensor %q has shape %v; want %v, by config.json", f.Name(), name, info.Shape, shape)
 	}
-	switch info.DType {
-	case "F32":
-		return f.Float32s(name)
-	case "BF16":
-		bits, err := f.Uint16s(name)
+	if info.DType != "F32" && info.DType != "BF16" && info.DType != "F16" {
+		return nil, "", fmt.Errorf("%s: tensor %q has element type %q; want F32, BF16 or F16", f.Name(), name, info.DType)
+	}
+	return f, info.DType, nil
+}
+
+// load returns a tensor as a matrix [rows, cols].
+func (s *shards) load(name string, rows, cols int, shape ...int) (*matrix.Matrix, error) {
+	f, kind, err := s.tensor(name, shape...)
+	if err != nil {
+		return nil, err
+	}
+	if kind == "F32" {
+		data, err := f.Float32s(name)
 		if err != nil {
 			return nil, err
 		}
-		out := make([]float32, len(bits))
-		for i, b := range bits {
-			out[i] = math.Float32frombits(uint32(b) << 16)
-		}
-		return out, nil
+		return matrix.FromFloat32(data, rows, cols), nil
 	}
-	return nil, fmt.Errorf("%s: tensor %q has element type %q; want F32 or BF16", f.Name(), name, info.DType)
+	bits, err := f.Uint16s(name)
+	if err != nil {
+		return nil, err
+	}
+	typ := matrix.BF16
+	if kind == "F16" {
+		typ = matrix.F16
+	}
+	return matrix.New(typ, rows, cols, unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(bits))), 2*len(bits)))
 }
+
+func (s *shards) matrix(name string, rows, cols int) (*matrix.Matrix, error) {
+	return s.load(name, rows, cols, rows, cols)
+}
+
+func (s *shards) vector(name string, n int) (*matrix.Matrix, error) { return s.load(name, 1, n, n) }

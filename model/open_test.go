@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/anchorattention/anchor/internal/kernel"
 	"github.com/anchorattention/anchor/internal/safetensors"
 	"github.com/anchorattention/anchor/model"
 )
@@ -62,8 +63,8 @@ func shard(t testing.TB, dir string, tensors []safetensors.Tensor) {
 	write(t, dir, "model.safetensors.index.json", `{"metadata": {}, "weight_map": {`+strings.Join(entries, ",")+`}}`)
 }
 
-// A model opened from one file, or from shards with an index, is the one that was written; BF16 weights are read as
-// the numbers they are.
+// A model opened from one file, or from shards with an index, is the one that was written; BF16 and F16 weights are read
+// as the numbers they are.
 func TestOpen(t *testing.T) {
 	c := configs["grouped, untied"]
 	ids := tokens(50, c.Vocab)
@@ -79,6 +80,20 @@ func TestOpen(t *testing.T) {
 		}
 		rounded[i] = safetensors.Tensor{Name: tensor.Name, DType: "BF16", Shape: tensor.Shape, Data: bits}
 	}
+	halves := make([]safetensors.Tensor, len(tensors)) // in F16
+	exactHalf := make(map[string][]float32)
+	for i, tensor := range tensors {
+		var bits []uint16
+		for _, v := range tensor.Data.([]float32) {
+			var b uint16 // zero for what is too small
+			if w := math.Float32bits(v); w>>23&255 > 112 {
+				b = uint16(w>>16&0x8000 | (w>>23&255-112)<<10 | w>>13&0x3ff)
+			}
+			bits = append(bits, b)
+			exactHalf[tensor.Name] = append(exactHalf[tensor.Name], kernel.HalfToSingle(b))
+		}
+		halves[i] = safetensors.Tensor{Name: tensor.Name, DType: "F16", Shape: tensor.Shape, Data: bits}
+	}
 	for _, test := range []struct {
 		name   string
 		write  func(dir string)
@@ -91,6 +106,8 @@ func TestOpen(t *testing.T) {
 			writeTensors(t, dir, "model.safetensors", rounded...)
 			write(t, dir, "generation_config.json", `{"eos_token_id": [7, 8]}`)
 		}, func(name string, _ ...int) ([]float32, error) { return exact[name], nil }, []int32{7, 8}},
+		{"F16", func(dir string) { writeTensors(t, dir, "model.safetensors", halves...) },
+			func(name string, _ ...int) ([]float32, error) { return exactHalf[name], nil }, []int32{5}},
 	} {
 		dir := t.TempDir()
 		write(t, dir, "config.json", configJSON)
@@ -110,7 +127,31 @@ func TestOpen(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := forward(t, original, newCache(t, original, 50), ids, dense)
-		near(t, test.name, forward(t, m, newCache(t, m, 50), ids, dense), want, 0)
+		tolerance := 0.
+		if test.name == "BF16" { // what its matrices are multiplied by is rounded to bfloat16, too
+			tolerance = 2e-2
+		}
+		near(t, test.name, forward(t, m, newCache(t, m, 50), ids, dense), want, tolerance)
+		kind := test.name
+		if kind != "BF16" && kind != "F16" {
+			kind = "F32"
+		}
+		for _, w := range m.Weights() {
+			elements := 1
+			for _, n := range w.Shape {
+				elements *= n
+			}
+			bytes := 4 * elements
+			if kind != "F32" {
+				bytes = 2 * elements
+			}
+			if w.Type != kind || w.Bytes != bytes {
+				t.Errorf("%s: %+v, want type %s and %d bytes", test.name, w, kind, bytes)
+			}
+		}
+		if len(m.Weights()) != len(tensors) {
+			t.Errorf("%s: %d weights, want %d", test.name, len(m.Weights()), len(tensors))
+		}
 		if err := m.Close(); err != nil {
 			t.Error(err)
 		}
@@ -158,8 +199,8 @@ func TestOpenErrors(t *testing.T) {
 		{"wrong type", func(dir string) {
 			write(t, dir, "config.json", configJSON)
 			writeTensors(t, dir, "model.safetensors",
-				without(norm, safetensors.Tensor{Name: norm, DType: "F16", Shape: []int{40}, Data: make([]uint16, 40)})...)
-		}, []string{"model.safetensors", norm, "F16", "F32 or BF16"}},
+				without(norm, safetensors.Tensor{Name: norm, DType: "I32", Shape: []int{40}, Data: make([]int32, 40)})...)
+		}, []string{"model.safetensors", norm, "I32", "F32, BF16 or F16"}},
 		{"not in the index", func(dir string) {
 			write(t, dir, "config.json", configJSON)
 			shard(t, dir, without(norm))

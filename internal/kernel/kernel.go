@@ -4,8 +4,8 @@
 // All matrices are row-major with a row stride given in elements. Nothing here knows of queries, keys or heads
 // beyond the names of arguments; packing, masking and scheduling stand above.
 //
-// The generic level is plain Go and is always built. On amd64 the levels avx2, avx512, avx512bf16 and amx, and on arm64
-// the level neon, are assembly printed by the generator in gen; the best that the machine can run is the default, and
+// The generic level is plain Go and is always built. On amd64 the levels avx2, avx512, avx512vnni, avx512bf16 and amx, and on
+// arm64 the level neon, are assembly printed by the generator in gen; the best that the machine can run is the default, and
 // the environment variable ANCHOR_CPU forces one by name. The build tag purego leaves the assembly out.
 //
 // # Pairs
@@ -40,19 +40,27 @@ type Set struct {
 	mask      func(rows int, x *float32, ld uintptr, n int, pos *int32, first, far, near int32)
 	sel       func(rows int, x *float32, ld uintptr, n int, top *float32, theta float32, base int32, dst *int32) (kept int)
 	transpose func(cols int, src *float32, lds uintptr, dst *float32, ldd uintptr) // of Lanes rows
-	scale     func(n int, dst, src *float32, f float32) (bad uint32)               // 0 if all of dst is finite
+	// transposeAhead is transpose that asks for what is so many bytes ahead; nil where there is none.
+	transposeAhead func(cols int, src *float32, lds uintptr, dst *float32, ldd uintptr, ahead uintptr)
+	scale          func(n int, dst, src *float32, f float32) (bad uint32) // 0 if all of dst is finite
 	// scaleStream is scale that writes past the caches, to whole lines of them; nil where there is none.
 	scaleStream func(n int, dst, src *float32, f float32) (bad uint32)
 	scaleCols   func(rows int, x *float32, ld uintptr, n int, f *float32)
 	add         func(n int, dst, src *float32)
 	finite      func(n int, x *float32) (bad uint32) // 0 if all of x is finite
+	swiGLU      func(n int, gate, up *float32)
+	squares     func(rows int, x *float32, ld uintptr, sum *float64)           // of Lanes columns
+	scaleBoth   func(rows int, dst, src *float32, ld uintptr, f, row *float32) // Lanes columns
 	bf16, f16   func(n int, dst *float32, src *uint16)
 	addBF16     func(n int, dst *float32, src *uint16)
-	prefetch    func(p *float32, lines int) // nil where there is none
-	fma         func(rounds int)
-	flops       int // floating-point operations in one round of fma
+	// splitF16 and splitBF16 make two rows of numbers of each row of pairs; nil where there are none.
+	splitF16, splitBF16 func(rows, n int, src *uint32, dst *float32)
+	prefetch            func(p *float32, lines int) // nil where there is none
+	fma                 func(rounds int)
+	flops               int // floating-point operations in one round of fma
 
-	pairs *pairs // nil where pairs of bfloat16s are not faster than float32s
+	pairs *pairs   // nil where pairs of bfloat16s are not faster than float32s
+	bytes *byteSet // nil where there are no products of bytes
 }
 
 // pairs are the kernels on pairs of bfloat16s.
@@ -61,9 +69,12 @@ type pairs struct {
 	twice    []tiles // of products with the sum of two matrices; nil where these are two products
 	expPairs func(rows int, x *float32, ld uintptr, n int, scale float32, m, l *float32, dst *uint32, ldd uintptr, next *uint16, ldn uintptr)
 	pair     func(n int, dst *uint32, even, odd *uint16) (bad uint32) // 0 if all of dst is finite
-	rows     int                                                      // row counts of a are multiples of it
-	depth    int                                                      // and those of pairs summed over, of this
-	tiling   Tiling
+	round    func(k, n int, src *float32, dst *uint32)                // k pairs of rows of n numbers
+	// dotRows multiplies Lanes rows of blocks of 16 numbers by a column of pairs; nil where there is none.
+	dotRows func(blocks int, src *byte, step, ahead uintptr, x *uint32, out *float32, add bool)
+	rows    int // row counts of a are multiples of it
+	depth   int // and those of pairs summed over, of this
+	tiling  Tiling
 	// What products must stand between, on one thread; nil if nothing.
 	begin, end func()
 	dot        func(rounds int)
@@ -105,7 +116,7 @@ var (
 	maxFloat = float32(math.MaxFloat32)
 )
 
-// Name returns the level: generic, avx2, avx512, avx512bf16, amx or neon.
+// Name returns the level: generic, avx2, avx512, avx512vnni, avx512bf16, amx or neon.
 func (s *Set) Name() string { return s.name }
 
 // Levels returns the sets that this machine can run, the slowest (generic) first.
@@ -286,6 +297,17 @@ func Transpose[T float32 | uint32](s *Set, rows, cols int, src []T, lds int, dst
 	}
 }
 
+// TransposeAhead is Transpose of Lanes rows of a matrix that is read from memory, slice by slice: it asks for as many bytes as it
+// reads, from ahead numbers behind src's start on.
+func TransposeAhead[T float32 | uint32](s *Set, cols int, src []T, lds, ahead int, dst []T, ldd int) {
+	if s.transposeAhead == nil || cols == 0 {
+		Transpose(s, Lanes, cols, src, lds, dst, ldd)
+		return
+	}
+	_, _ = src[(Lanes-1)*lds+cols-1], dst[(cols-1)*ldd+Lanes-1]
+	s.transposeAhead(cols, single(&src[0]), uintptr(lds)*size, single(&dst[0]), uintptr(ldd)*size, uintptr(ahead)*size)
+}
+
 // Scale sets dst = f·src and reports whether all of dst is finite. The two have the same length and may be the same.
 func (s *Set) Scale(dst, src []float32, f float32) (finite bool) {
 	finite = true
@@ -320,6 +342,34 @@ func (s *Set) ScaleCols(rows, n int, x []float32, ld int, f []float32) {
 	}
 	_, _ = x[(rows-1)*ld+n-1], f[n-1]
 	s.scaleCols(rows, &x[0], uintptr(ld)*size, n, &f[0])
+}
+
+// SwiGLU replaces gate by gate·sigmoid(gate)·up, which is as long, a multiple of Lanes.
+func (s *Set) SwiGLU(gate, up []float32) {
+	if empty("SwiGLU", 1, len(gate)) {
+		return
+	}
+	_ = up[len(gate)-1]
+	s.swiGLU(len(gate), &gate[0], &up[0])
+}
+
+// Normalise scales the columns of src [len(weight), n], n a multiple of Lanes, to a mean square of one less what eps adds to
+// it, and row i by weight[i]. dst may be src. Sums of squares are in double precision.
+func (s *Set) Normalise(n int, dst, src, weight []float32, eps float64) {
+	rows := len(weight)
+	if empty("Normalise", rows, n) {
+		return
+	}
+	_, _ = dst[rows*n-1], src[rows*n-1]
+	for j := 0; j < n; j += Lanes {
+		var sum [Lanes]float64
+		var factor [Lanes]float32
+		s.squares(rows, &src[j], uintptr(n)*size, &sum[0])
+		for i, x := range sum {
+			factor[i] = float32(1 / math.Sqrt(x/float64(rows)+eps))
+		}
+		s.scaleBoth(rows, &dst[j], &src[j], uintptr(n)*size, &factor[0], &weight[0])
+	}
 }
 
 // Finite reports whether x holds no NaN and no infinity.
@@ -387,6 +437,28 @@ func (s *Set) widen(f func(n int, dst *float32, src *uint16), dst []float32, src
 	for i, x := range src[n:] {
 		dst[n+i] = one(x)
 	}
+}
+
+// Splits reports whether the level has SplitFloat16 and SplitBFloat16.
+func (s *Set) Splits() bool { return s.splitF16 != nil }
+
+// SplitFloat16 widens rows of n pairs of IEEE half-precision numbers, n a multiple of Lanes: the lower halves of row i go to
+// row 2i of dst, the upper ones to row 2i + 1. All rows follow one another.
+func (s *Set) SplitFloat16(rows, n int, src []uint32, dst []float32) {
+	split(s.splitF16, rows, n, src, dst)
+}
+
+// SplitBFloat16 is SplitFloat16 of bfloat16 numbers.
+func (s *Set) SplitBFloat16(rows, n int, src []uint32, dst []float32) {
+	split(s.splitBF16, rows, n, src, dst)
+}
+
+func split(f func(rows, n int, src *uint32, dst *float32), rows, n int, src []uint32, dst []float32) {
+	if empty("Split", rows, n) {
+		return
+	}
+	_, _ = src[rows*n-1], dst[2*rows*n-1]
+	f(rows, n, &src[0], &dst[0])
 }
 
 // HalfToSingle converts an IEEE half exactly; a NaN stays one.

@@ -60,7 +60,7 @@ func New(t Type, rows, cols int, data []byte) (*Matrix, error) {
 		return nil, fmt.Errorf("matrix: element type is %v; want F32, F16, BF16, Q8_0, Q4_0, Q4_K, Q5_K or Q6_K", t)
 	}
 	elements, bytes := t.Block()
-	const most = 1 << 40 // elements; an int holds the bytes of so many
+	const most = min(1<<40, math.MaxInt/4) // elements; an int holds the bytes of so many
 	switch {
 	case rows < 1 || cols < 1 || rows > most/cols:
 		return nil, fmt.Errorf("matrix: shape is [%d, %d]; want sizes ≥ 1 and at most %d elements", rows, cols, most)

@@ -3,6 +3,7 @@ package parallel
 
 import (
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 )
@@ -18,7 +19,8 @@ func Threads(n int) int {
 // For calls f(worker, i) once for every i in [0, n), on at most threads goroutines. A worker takes the next i as
 // soon as it is free, in ascending order, so put the longest pieces first. No two calls with the same worker
 // number in [0, threads) overlap: it can index scratch memory. A panic in f reaches the caller of For, after the
-// other workers have stopped.
+// other workers have stopped. Goroutines have debug.SetPanicOnFault as the caller has it, so that what becomes a panic
+// in the caller does in f.
 func For(threads, n int, f func(worker, i int)) {
 	threads = min(threads, n)
 	if threads <= 1 {
@@ -48,8 +50,13 @@ func For(threads, n int, f func(worker, i int)) {
 			f(worker, i)
 		}
 	}
+	fault := debug.SetPanicOnFault(false)
+	debug.SetPanicOnFault(fault)
 	for w := 1; w < threads; w++ {
-		wg.Go(func() { work(w) })
+		wg.Go(func() {
+			debug.SetPanicOnFault(fault)
+			work(w)
+		})
 	}
 	work(0)
 	wg.Wait()

@@ -14,10 +14,11 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"os"
 	"slices"
 	"strconv"
 	"unsafe"
+
+	"github.com/anchorattention/anchor/internal/mmap"
 )
 
 // maxHeader is the format's own bound on the length of a header.
@@ -37,10 +38,9 @@ type File struct {
 	infos    []Info // in the order of their data
 	byName   map[string]int
 	metadata map[string]string
-	data     []byte   // all elements
-	start    int64    // where data begins in the file
-	file     *os.File // that data is mapped from, nil if it was read
-	unmap    func() error
+	data     []byte     // all elements
+	start    int64      // where data begins in the file
+	file     *mmap.File // that data lies in, nil if it was parsed from memory
 }
 
 // An Info describes a tensor of a file.
@@ -53,28 +53,19 @@ type Info struct {
 }
 
 // Open maps a file into memory. The file must not be cut short while it is open: to touch what is gone ends the
-// program.
+// program, or panics where debug.SetPanicOnFault is set; see Holds.
 func Open(path string) (*File, error) {
-	data, file, unmap, err := mapFile(path)
+	file, err := mmap.Open(path)
 	if err != nil {
-		return nil, fmt.Errorf("cannot open %s: %w", path, err)
-	}
-	f, err := Parse(path, data)
-	if err != nil {
-		unmap()
 		return nil, err
 	}
-	f.file, f.unmap = file, unmap
-	return f, nil
-}
-
-// unwrap drops the path from an error of package os: Open names it.
-func unwrap(err error) error {
-	var p *os.PathError
-	if errors.As(err, &p) {
-		return p.Err
+	f, err := Parse(path, file.Bytes())
+	if err != nil {
+		file.Close()
+		return nil, err
 	}
-	return err
+	f.file = file
+	return f, nil
 }
 
 // Parse makes a File of the bytes of one, and keeps them. The name appears in errors.
@@ -88,16 +79,22 @@ func Parse(name string, data []byte) (*File, error) {
 
 // Close unmaps and closes the file. Slices that came from it must not be used afterwards.
 func (f *File) Close() error {
-	if f.unmap == nil {
+	if f.file == nil {
 		return nil
 	}
-	unmap := f.unmap
-	f.unmap, f.file, f.data, f.infos, f.byName = nil, nil, nil, nil, nil
-	return unmap()
+	file := f.file
+	f.file, f.data, f.infos, f.byName = nil, nil, nil, nil
+	return file.Close()
 }
 
 // Name returns the path that the file was opened with.
 func (f *File) Name() string { return f.name }
+
+// Holds reports whether elements of the file's tensors lie at the address.
+func (f *File) Holds(address uintptr) bool {
+	first := uintptr(unsafe.Pointer(unsafe.SliceData(f.data)))
+	return address >= first && address-first < uintptr(len(f.data))
+}
 
 // Info returns the description of the named tensor and whether there is one.
 func (f *File) Info(name string) (Info, bool) {
@@ -149,7 +146,7 @@ func elements[T float32 | uint16 | int32 | int64](f *File, name string, dtypes .
 	if littleEndian && f.file != nil {
 		// Not from the mapping, whose pages would take memory beside out.
 		if _, err := f.file.ReadAt(bytesOf(out), f.start+int64(info.from)); err != nil {
-			return nil, fmt.Errorf("%s: tensor %q: %w", f.name, name, unwrap(err))
+			return nil, fmt.Errorf("%s: tensor %q: %w", f.name, name, err)
 		}
 		return out, nil
 	}
