@@ -188,6 +188,10 @@ func threadsFlag(c *cobra.Command) *int {
 	return c.Flags().Int("threads", 0, "`goroutines` to compute on; 0 means one per core")
 }
 
+func deviceFlag(c *cobra.Command) *string {
+	return c.Flags().String("device", "cpu", "where to compute: "+devices+"; cuda wants BF16 or F16, and anchor or dense")
+}
+
 func jsonFlag(c *cobra.Command, what string) *bool {
 	return c.Flags().Bool("json", false, "print "+what+" to stdout, and nothing else")
 }
