@@ -85,7 +85,11 @@ func BenchmarkPrefill(b *testing.B) {
 				peak := f.kernels.FMA
 				switch {
 				case t == matrix.BF16 && f.kernels.Pairs():
-					peak = f.kernels.Dot
+					peak = func(rounds int) float64 {
+						f.kernels.BeginPairs()
+						defer f.kernels.EndPairs()
+						return f.kernels.Dot(rounds)
+					}
 				case t >= matrix.Q8_0 && f.kernels.Bytes():
 					peak = f.kernels.DotBytes
 				}
