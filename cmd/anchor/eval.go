@@ -13,10 +13,10 @@ import (
 	"time"
 
 	"github.com/anchorattention/anchor"
+	"github.com/anchorattention/anchor/chat"
 	"github.com/anchorattention/anchor/eval"
 	"github.com/anchorattention/anchor/eval/needle"
 	"github.com/anchorattention/anchor/eval/ruler"
-	"github.com/anchorattention/anchor/model"
 	"github.com/anchorattention/anchor/model/retrieval"
 	"github.com/anchorattention/anchor/report"
 	"github.com/anchorattention/anchor/tokenizer"
@@ -72,7 +72,7 @@ func newRuler() *cobra.Command {
 	var only []string
 	var samples int
 	c := &cobra.Command{
-		Use:   "ruler --model PATH -o DIR [flags]",
+		Use:   "ruler --model MODEL -o DIR [flags]",
 		Short: "The thirteen tasks of RULER",
 		Long: `Ruler asks the thirteen tasks of RULER (Hsieh et al. 2024, arXiv 2404.06654), with the published
 templates, parameters and scoring; lengths are measured with the model's own tokenizer, and include
@@ -86,8 +86,7 @@ questions are a few of the project's own, which show the format and say little a
 "anchor eval --help" says what comes of it.`,
 		Example: `  anchor eval ruler --model ./Llama-3.1-8B --essay PaulGrahamEssays.json --squad dev-v2.0.json \
       --hotpotqa hotpot_dev_distractor_v1.json --lengths 4096,16384,65536 --samples 100 -o out --report
-  anchor eval ruler --model ./Qwen3-8B --tasks niah_single_2,vt --samples 20 -o out \
-      --template '<|im_start|>user\n{task_template}<|im_end|>\n<|im_start|>assistant\n'`,
+  anchor eval ruler --model Qwen/Qwen3-8B --chat --tasks niah_single_2,vt --samples 20 -o out`,
 	}
 	x.flags(c)
 	c.Flags().StringVar(&essay, "essay", "", "`file` of the essay, in the format of PaulGrahamEssays.json")
@@ -142,7 +141,7 @@ func newNIAH() *cobra.Command {
 	var essay string
 	var rounds int
 	c := &cobra.Command{
-		Use:   "niah --model PATH -o DIR [flags]",
+		Use:   "niah --model MODEL -o DIR [flags]",
 		Short: "A needle in a haystack: lengths against depths",
 		Long: `Niah hides a number in an essay, between two sentences, and asks for it: at every length, at
 eleven depths from the beginning to the end, in rounds with other numbers. The page of --report
@@ -186,14 +185,11 @@ trained are not made for it.
 	return c
 }
 
-// placeholder stands for the prompt in a template, as in those of RULER.
-const placeholder = "{task_template}"
-
 // evaluation is one run of a suite.
 type evaluation struct {
 	constructed bool // without --model, the constructed model is evaluated
 	model, dir  string
-	template    string
+	chat        bool
 	methods     []string
 	lengths     []int
 	seed        uint64
@@ -211,12 +207,12 @@ func (x *evaluation) flags(c *cobra.Command) {
 	c.Args = takes()
 	c.PreRunE = checkKernels
 	f := c.Flags()
-	what := "`directory` of the model, or a GGUF file, required"
+	what := "`model`: a directory, a GGUF file or ORG/NAME, required"
 	if x.constructed {
-		what = "`directory` of the model, or a GGUF file; without, the constructed model"
+		what = "`model`: a directory, a GGUF file or ORG/NAME; without, the constructed one"
 	}
 	f.StringVar(&x.model, "model", "", what)
-	f.StringVar(&x.template, "template", "", "`text` that puts a prompt, which is {task_template} in it, into the form the model knows, with \\n for a new line; without, prompts stand as they are")
+	f.BoolVar(&x.chat, "chat", false, "put prompts into the model's chat template, as what a user says; without, they stand as they are")
 	f.StringVarP(&x.dir, "output", "o", "", "`directory` of the results, required; it is made if there is none")
 	f.StringSliceVar(&x.methods, "methods", []string{"dense", "anchor"}, "`methods` of attention, each alone or as method=value to set its knob: "+methodNames(true))
 	f.IntSliceVar(&x.lengths, "lengths", []int{4096}, "lengths in `tokens`, those to generate included")
@@ -256,7 +252,7 @@ func (x *evaluation) run(c *cobra.Command, tasks []*eval.Task, flag string, samp
 	}
 	switch {
 	case x.model == "" && !x.constructed:
-		return usageError{errors.New("--model is missing; want the directory of a model, or a GGUF file")}
+		return usageError{errors.New("--model is missing; want a directory, a GGUF file or ORG/NAME")}
 	case x.dir == "":
 		return usageError{errors.New("-o DIR is missing; want a directory for the results")}
 	case samples < 1 || samples > 1<<20:
@@ -266,20 +262,15 @@ func (x *evaluation) run(c *cobra.Command, tasks []*eval.Task, flag string, samp
 	case *x.threads < 0:
 		return usageError{fmt.Errorf("--threads is %d; want ≥ 0", *x.threads)}
 	}
-	before, after, ok := strings.Cut(strings.ReplaceAll(x.template, `\n`, "\n"), placeholder)
-	if x.template != "" && (!ok || strings.Contains(after, placeholder)) {
-		return usageError{fmt.Errorf("--template is %q; want a text with %s in it, once", x.template, placeholder)}
-	}
 	costs, err := readCosts(*x.costs)
 	if err != nil {
 		return err
 	}
-	m, name, err := x.open()
+	m, name, err := x.open(c.Context())
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, m.Close()) }()
-	m.Before, m.After = before, after
 	for _, n := range x.lengths {
 		if most := m.Config().MaxPositions; n < 1 || n > most {
 			return usageError{fmt.Errorf("--lengths has %d; want 1 … %d, the positions of the model", n, most)}
@@ -314,7 +305,7 @@ func (x *evaluation) run(c *cobra.Command, tasks []*eval.Task, flag string, samp
 }
 
 // open opens the model and says what reports call it.
-func (x *evaluation) open() (*eval.Model, string, error) {
+func (x *evaluation) open(ctx context.Context) (*eval.Model, string, error) {
 	if x.model == "" {
 		m, file, err := retrieval.Build()
 		if err != nil {
@@ -326,19 +317,40 @@ func (x *evaluation) open() (*eval.Model, string, error) {
 		}
 		return &eval.Model{ID: "retrieval", Model: m, Format: eval.Format{Tokenizer: tok}}, "the constructed model", nil
 	}
-	id, err := eval.Fingerprint(x.model)
+	m, err := openCheckpoint(x.model)
 	if err != nil {
 		return nil, "", err
 	}
-	m, err := model.Open(x.model)
-	if err != nil {
-		return nil, "", err
+	out := &eval.Model{Model: m.Model}
+	if out.ID, err = eval.Fingerprint(m.path); err == nil {
+		out.Tokenizer, err = m.tokenizer()
 	}
-	tok, err := tokenizerOf(x.model, m)
+	if err == nil && x.chat {
+		err = putInChat(ctx, m, &out.Format)
+	}
 	if err != nil {
 		return nil, "", errors.Join(err, m.Close())
 	}
-	return &eval.Model{ID: id, Model: m, Format: eval.Format{Tokenizer: tok}}, filepath.Base(filepath.Clean(x.model)), nil
+	return out, filepath.Base(filepath.Clean(x.model)), nil
+}
+
+// putInChat sets what the model's chat template puts around what a user says.
+func putInChat(ctx context.Context, m *checkpoint, f *eval.Format) error {
+	t, err := m.template(f.Tokenizer)
+	if err != nil {
+		return err
+	}
+	const says = "what the user says"
+	text, err := t.Render(ctx, chat.Input{Messages: []chat.Message{{Role: "user", Content: says}}, AddGenerationPrompt: true})
+	if err != nil {
+		return err
+	}
+	before, after, ok := strings.Cut(text, says)
+	if !ok || strings.Contains(after, says) {
+		return fmt.Errorf("%s: the chat template has what the user says not once: %q", t.Name, text)
+	}
+	f.Before, f.After = before, after
+	return nil
 }
 
 // ask does the jobs that are not finished. What can be known to be wrong with any of them is said before the first.
