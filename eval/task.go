@@ -16,6 +16,7 @@ type Sample struct {
 
 	Prompt    string   // what the user says
 	Prefix    string   // what the answer begins with
+	Plain     bool     // the prompt stands alone, whatever the chat template
 	MaxTokens int      // to generate at most
 	Stop      []string // strings that end the answer
 	Answers   []string // expected; what they mean is the task's business
@@ -54,6 +55,14 @@ type Format struct {
 // Encode returns the tokens of a prompt and the beginning of its answer.
 func (f *Format) Encode(prompt, prefix string) []int32 {
 	return f.Tokenizer.Encode(f.Before+prompt+f.After+prefix, !f.chat()).IDs
+}
+
+// EncodeSample returns the tokens of a sample's prompt and the beginning of its answer.
+func (f *Format) EncodeSample(s *Sample) []int32 {
+	if s.Plain {
+		f = &Format{Tokenizer: f.Tokenizer}
+	}
+	return f.Encode(s.Prompt, s.Prefix)
 }
 
 func (f *Format) chat() bool { return f.Before+f.After != "" }

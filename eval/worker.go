@@ -100,7 +100,7 @@ func (w *Worker) Do(ctx context.Context, j Job, progress func(share float64)) (R
 	if err != nil {
 		return r, fmt.Errorf("%s: %w", &j, err)
 	}
-	ids := w.Model.Encode(s.Prompt, s.Prefix)
+	ids := w.Model.EncodeSample(s)
 	res, err := e.Generate(ctx, generate.Request{
 		Prompt: ids, MaxTokens: s.MaxTokens, Tokenizer: w.Model.Tokenizer, Stop: s.Stop, AuditRows: j.Audit, Progress: progress,
 	})
