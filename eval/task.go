@@ -1,6 +1,7 @@
 package eval
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 
@@ -34,6 +35,9 @@ type Task struct {
 	Sample func(f *Format, length, index int, seed uint64) (*Sample, error)
 	// Score returns how good an answer is, in [0, 1].
 	Score func(s *Sample, output string) float64
+	// Measure, when set, is what is done with a sample instead of letting the model answer it and scoring that. Times of the whole
+	// and the version are filled in afterwards. The progress function is never nil.
+	Measure func(ctx context.Context, w *Worker, j *Job, progress func(share float64)) (Done, error)
 	// Data are the hashes of the files that samples are made of, by what they hold; see [Hash].
 	Data map[string]string
 }

@@ -69,7 +69,7 @@ func (f *forward) rowLogits(ctx context.Context) error {
 					}
 				}
 			}
-			normalise(to, to, f.norm, f.width, c.RMSNormEps)
+			f.kernels.Normalise(f.width, to, to, f.norm, c.RMSNormEps)
 		})
 		f.products(tiles, product{f.head, x[:tiles*c.Hidden*f.width], y, false})
 		failed := make([]error, (len(rows)+rowsAtOnce-1)/rowsAtOnce)
@@ -80,11 +80,7 @@ func (f *forward) rowLogits(ctx context.Context) error {
 			first := group * rowsAtOnce
 			n := min(rowsAtOnce, len(rows)-first) // of one tile, whose width is a multiple of theirs
 			in := y[first/f.width*c.Vocab*f.width+first%f.width:]
-			for id := range c.Vocab {
-				for i, v := range in[id*f.width : id*f.width+n] {
-					buffers[worker][i*c.Vocab+id] = v
-				}
-			}
+			f.transpose(c.Vocab, n, in, f.width, buffers[worker], c.Vocab)
 			for i := range n {
 				if err := f.opt.Logits(rows[first+i], buffers[worker][i*c.Vocab:(i+1)*c.Vocab]); err != nil {
 					failed[group] = fmt.Errorf("model: row %d: %w", rows[first+i], err)
