@@ -92,3 +92,26 @@ func TestRowsErrors(t *testing.T) {
 		t.Error("rows of a batch")
 	}
 }
+
+// What the logits of a row cost beside the product with the head, for a small model of a large vocabulary.
+func BenchmarkRows(b *testing.B) {
+	c := model.Config{
+		Vocab: 49152, Hidden: 576, Intermediate: 32, Layers: 1, Heads: 1, KVHeads: 1, HeadDim: 16, MaxPositions: 4096,
+		RMSNormEps: 1e-5, RopeTheta: 10000, Tied: true, BOS: -1,
+	}
+	m := newModel(b, c)
+	ids := tokens(512, c.Vocab)
+	for _, n := range []int{1, len(ids)} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			opt := model.ForwardOptions{Planner: anchor.Dense(), Logits: func(int, []float32) error { return nil }}
+			for i := range n {
+				opt.Rows = append(opt.Rows, i)
+			}
+			for b.Loop() {
+				forward(b, m, newCache(b, m, len(ids)), ids, opt)
+			}
+			b.ReportMetric(b.Elapsed().Seconds()/float64(b.N)/float64(n)*1e6, "µs/row")
+			b.ReportMetric(2*float64(n)*float64(c.Vocab*c.Hidden)*float64(b.N)/b.Elapsed().Seconds()/1e9, "GFLOP/s")
+		})
+	}
+}
