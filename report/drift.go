@@ -198,26 +198,8 @@ func (d *Drift) WriteDir(ctx context.Context, dir string, progress func(share fl
 			[]string{seconds(x.AttentionSeconds)})
 		p.Rows = append(p.Rows, row)
 	}
-	figures := d.figures()
-	for i, f := range figures {
-		svg, err := f.svg()
-		if err != nil {
-			return err
-		}
-		png, err := f.png()
-		if err != nil {
-			return err
-		}
-		if err := write(f.file+".svg", append([]byte("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n"), svg...)); err != nil {
-			return err
-		}
-		if err := write(f.file+".png", png); err != nil {
-			return err
-		}
-		if progress != nil {
-			progress(float64(i+1) / float64(len(figures)))
-		}
-		p.Figures = append(p.Figures, pageFigure{File: f.file, Title: f.title, Caption: f.caption, SVG: template.HTML(svg)})
+	if p.Figures, err = writeFigures(d.figures(), write, progress); err != nil {
+		return err
 	}
 	var out bytes.Buffer
 	if err := driftTemplate.Execute(&out, p); err != nil {

@@ -65,32 +65,40 @@ func (e *Evaluation) WriteDir(ctx context.Context, dir string, progress func(sha
 	for _, task := range e.tasks() {
 		p.Tasks = append(p.Tasks, clean(task))
 	}
-	figures := e.figures()
-	for i, f := range figures {
-		svg, err := f.svg()
-		if err != nil {
-			return err
-		}
-		png, err := f.png()
-		if err != nil {
-			return err
-		}
-		if err := write(f.file+".svg", append([]byte("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n"), svg...)); err != nil {
-			return err
-		}
-		if err := write(f.file+".png", png); err != nil {
-			return err
-		}
-		if progress != nil {
-			progress(float64(i+1) / float64(len(figures)))
-		}
-		p.Figures = append(p.Figures, pageFigure{File: f.file, Title: f.title, Caption: f.caption, SVG: template.HTML(svg)})
+	if p.Figures, err = writeFigures(e.figures(), write, progress); err != nil {
+		return err
 	}
 	var out bytes.Buffer
 	if err := evaluationTemplate.Execute(&out, p); err != nil {
 		return fmt.Errorf("cannot write %s: %w", dir, err)
 	}
 	return write("index.html", out.Bytes())
+}
+
+// writeFigures writes each figure as SVG and PNG, and returns what a page has of it. progress may be nil.
+func writeFigures(figures []figure, write func(name string, data []byte) error, progress func(share float64)) ([]pageFigure, error) {
+	var all []pageFigure
+	for i, f := range figures {
+		svg, err := f.svg()
+		if err != nil {
+			return nil, err
+		}
+		png, err := f.png()
+		if err != nil {
+			return nil, err
+		}
+		if err := write(f.file+".svg", append([]byte("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n"), svg...)); err != nil {
+			return nil, err
+		}
+		if err := write(f.file+".png", png); err != nil {
+			return nil, err
+		}
+		if progress != nil {
+			progress(float64(i+1) / float64(len(figures)))
+		}
+		all = append(all, pageFigure{File: f.file, Title: f.title, Caption: f.caption, SVG: template.HTML(svg)})
+	}
+	return all, nil
 }
 
 func (e *Evaluation) title() string {

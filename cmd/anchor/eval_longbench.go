@@ -26,7 +26,8 @@ directory --data, or with --even, for LongBench-E, TASK_e.jsonl. LongBench-E's s
 the published lengths, 0-4k, 4-8k and 8k+.
 
 --lengths are windows. A prompt is cut in the middle to 1000 tokens for each 1024 of the window, less
-500, which are the published 3500, 7500, 15500 and 31500 of 4096 … 32768.
+500, which are the published 3500, 7500, 15500 and 31500 of 4096 … 32768. As published, prompts of the few-shot and
+code tasks (trec, triviaqa, samsum, lsht, lcc, repobench-p) stand without --template.
 
 Chinese tasks are scored by the words of the Python package jieba, if --jieba names the directory where it is
 installed (python -c "import jieba; print(jieba.__path__[0])"), or a copy of its dict.txt and finalseg/*.py.
@@ -39,9 +40,9 @@ Without it they are scored by characters: such scores are mostly higher than pub
 	}
 	x.flags(c)
 	x.lengths = []int{32768}
-	lengths := c.Flags().Lookup("lengths")
-	lengths.Usage, lengths.DefValue = "windows in `tokens`, for prompts, chat templates and what is generated", "[32768]"
 	f := c.Flags()
+	lengths := f.Lookup("lengths")
+	lengths.Usage, lengths.DefValue = "windows in `tokens`, for prompts, templates and what is generated", "[32768]"
 	f.StringVar(&data, "data", "", "`directory` of the benchmark's files, required")
 	f.StringSliceVar(&only, "tasks", nil, "`tasks` to ask; none means all")
 	f.BoolVar(&even, "even", false, "ask LongBench-E")
