@@ -1,7 +1,9 @@
 package longbench
 
 import (
+	"crypto/sha256"
 	"encoding/json"
+	"fmt"
 	"math"
 	"os"
 	"path/filepath"
@@ -104,6 +106,17 @@ func TestGolden(t *testing.T) {
 		same(count, s, s.Score)
 		same(retrieval, scored{Prediction: s.Prediction, Answer: "Paragraph " + s.Answer}, s.Score)
 		same(retrievalChinese, scored{Prediction: s.Prediction, Answer: "段落" + s.Answer + "，段落9"}, s.Score)
+	}
+}
+
+// Prompts and limits are byte for byte the published ones; the hash was made when they were compared.
+func TestPublished(t *testing.T) {
+	h := sha256.New()
+	for _, s := range specs {
+		fmt.Fprintf(h, "%s %d %q\n", s.name, s.limit, s.prompt)
+	}
+	if got, want := fmt.Sprintf("%x", h.Sum(nil)), "ed7f71a182d42dba861b44232bcfc3f48666ef8e5a6783d98cab4922eb2b77a8"; got != want {
+		t.Errorf("prompts and limits have the hash %s; want %s", got, want)
 	}
 }
 
