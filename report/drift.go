@@ -10,7 +10,6 @@ import (
 	"io"
 	"math"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -18,8 +17,6 @@ import (
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
-
-	"github.com/anchorattention/anchor/internal/atomicfile"
 )
 
 // A Drift is how far a model's predictions of a text are from those under dense attention.
@@ -178,13 +175,7 @@ func (d *Drift) WriteDir(ctx context.Context, dir string, progress func(share fl
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return err
 	}
-	write := func(name string, data []byte) error {
-		return atomicfile.Write(ctx, filepath.Join(dir, name), func(w io.Writer) error {
-			_, err := w.Write(data)
-			return err
-		})
-	}
-	if err := write("drift.json", append(data, '\n')); err != nil {
+	if err := writeFile(ctx, dir, "drift.json", append(data, '\n')); err != nil {
 		return err
 	}
 	p := driftPage{Title: "Drift from dense attention", Facts: d.facts(), Command: clean(d.Command)}
@@ -198,14 +189,22 @@ func (d *Drift) WriteDir(ctx context.Context, dir string, progress func(share fl
 			[]string{seconds(x.AttentionSeconds)})
 		p.Rows = append(p.Rows, row)
 	}
-	if p.Figures, err = writeFigures(d.figures(), write, progress); err != nil {
-		return err
+	figures := d.figures()
+	for i, f := range figures {
+		figure, err := f.write(ctx, dir)
+		if err != nil {
+			return err
+		}
+		p.Figures = append(p.Figures, figure)
+		if progress != nil {
+			progress(float64(i+1) / float64(len(figures)))
+		}
 	}
 	var out bytes.Buffer
 	if err := driftTemplate.Execute(&out, p); err != nil {
 		return fmt.Errorf("cannot write %s: %w", dir, err)
 	}
-	return write("index.html", out.Bytes())
+	return writeFile(ctx, dir, "index.html", out.Bytes())
 }
 
 // figures returns a figure for each measurement, with a plot for each length.

@@ -7,11 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"html/template"
-	"io"
 	"os"
-	"path/filepath"
-
-	"github.com/anchorattention/anchor/internal/atomicfile"
 )
 
 //go:embed evaluation.html
@@ -49,13 +45,7 @@ func (e *Evaluation) WriteDir(ctx context.Context, dir string, progress func(sha
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return err
 	}
-	write := func(name string, data []byte) error {
-		return atomicfile.Write(ctx, filepath.Join(dir, name), func(w io.Writer) error {
-			_, err := w.Write(data)
-			return err
-		})
-	}
-	if err := write("evaluation.json", append(data, '\n')); err != nil {
+	if err := writeFile(ctx, dir, "evaluation.json", append(data, '\n')); err != nil {
 		return err
 	}
 	p := evaluationPage{Title: e.title(), Facts: e.facts(), Command: clean(e.Command), Overall: e.rows(e.Overall), Scores: e.rows(e.Scores)}
@@ -65,40 +55,22 @@ func (e *Evaluation) WriteDir(ctx context.Context, dir string, progress func(sha
 	for _, task := range e.tasks() {
 		p.Tasks = append(p.Tasks, clean(task))
 	}
-	if p.Figures, err = writeFigures(e.figures(), write, progress); err != nil {
-		return err
+	figures := e.figures()
+	for i, f := range figures {
+		figure, err := f.write(ctx, dir)
+		if err != nil {
+			return err
+		}
+		p.Figures = append(p.Figures, figure)
+		if progress != nil {
+			progress(float64(i+1) / float64(len(figures)))
+		}
 	}
 	var out bytes.Buffer
 	if err := evaluationTemplate.Execute(&out, p); err != nil {
 		return fmt.Errorf("cannot write %s: %w", dir, err)
 	}
-	return write("index.html", out.Bytes())
-}
-
-// writeFigures writes each figure as SVG and PNG, and returns what a page has of it. progress may be nil.
-func writeFigures(figures []figure, write func(name string, data []byte) error, progress func(share float64)) ([]pageFigure, error) {
-	var all []pageFigure
-	for i, f := range figures {
-		svg, err := f.svg()
-		if err != nil {
-			return nil, err
-		}
-		png, err := f.png()
-		if err != nil {
-			return nil, err
-		}
-		if err := write(f.file+".svg", append([]byte("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n"), svg...)); err != nil {
-			return nil, err
-		}
-		if err := write(f.file+".png", png); err != nil {
-			return nil, err
-		}
-		if progress != nil {
-			progress(float64(i+1) / float64(len(figures)))
-		}
-		all = append(all, pageFigure{File: f.file, Title: f.title, Caption: f.caption, SVG: template.HTML(svg)})
-	}
-	return all, nil
+	return writeFile(ctx, dir, "index.html", out.Bytes())
 }
 
 func (e *Evaluation) title() string {

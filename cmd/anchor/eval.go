@@ -365,6 +365,8 @@ func (x *evaluation) ask(c *cobra.Command, worker *eval.Worker, jobs []eval.Job,
 		length int
 	}
 	checked := make(map[kind]bool)
+	preparing := startProgress(c.ErrOrStderr(), "preparing")
+	defer preparing.end()
 	for i := range jobs {
 		j := &jobs[i]
 		if store.Has(j.ID()) {
@@ -378,8 +380,10 @@ func (x *evaluation) ask(c *cobra.Command, worker *eval.Worker, jobs []eval.Job,
 			if err := worker.Check(j); err != nil {
 				return err
 			}
+			preparing.report(float64(len(checked)) / float64(len(worker.Tasks)*len(x.lengths)))
 		}
 	}
+	preparing.end()
 	bar := startEvaluation(c.ErrOrStderr())
 	defer bar.end()
 	return eval.Run(c.Context(), jobs, store, worker.Do, bar.report)
