@@ -23,6 +23,9 @@
 //
 // # What differs
 //
+// The mean over tasks in reports is over those that were asked, each weighing the same. The benchmark's own tables have means over
+// six categories of tasks for each language.
+//
 // samsum: the benchmark ends the answer at a line break and forbids one as the first token. Here the answer goes on to its limit
 // and, in both, its first line that is not empty counts. The scores differ only where a model would have begun with
 // a line break.
