@@ -71,13 +71,18 @@ func newModel(t testing.TB, layers int) *eval.Model {
 	return &eval.Model{ID: fmt.Sprint(layers), Model: m, Format: eval.Format{Tokenizer: tok}}
 }
 
-func newText(t testing.TB, length, positions int) *drift.Text {
+// textOf returns random letters, always the same.
+func textOf(length int) string {
 	rng := rand.New(rand.NewPCG(1, 2))
 	text := make([]byte, length)
 	for i := range text {
 		text[i] = letters[rng.IntN(len(letters))]
 	}
-	d, err := drift.NewText("letters", text, positions)
+	return string(text)
+}
+
+func newText(t testing.TB, length, positions int) *drift.Text {
+	d, err := drift.NewText("letters", []byte(textOf(length)), positions)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -161,15 +166,6 @@ func TestDense(t *testing.T) {
 	}
 }
 
-func textOf(length int) string {
-	rng := rand.New(rand.NewPCG(1, 2))
-	text := make([]byte, length)
-	for i := range text {
-		text[i] = letters[rng.IntN(len(letters))]
-	}
-	return string(text)
-}
-
 // A method that keeps every key does not drift; one that keeps none but its window does. Rows of the tail see every key: with one
 // layer they do not drift at all, with two by what their keys were computed from.
 func TestTail(t *testing.T) {
@@ -197,6 +193,36 @@ func TestTail(t *testing.T) {
 				t.Errorf("curve %v", kl)
 			}
 		}
+	}
+}
+
+// Summaries have the figures of records, and the same intervals where methods have the same figures.
+func TestSummarise(t *testing.T) {
+	all := measure(t, newModel(t, 2), newText(t, 2000, 32), 5, 200, method("dense", sparse), method("anchor2", sparse))
+	records := slices.Concat(all["dense"], all["anchor2"])
+	twin := slices.Clone(all["anchor2"])
+	for i := range twin {
+		twin[i].Method = "twin"
+	}
+	d := drift.Summarise(append(records, twin...), 1)
+	if len(d.Drifts) != 3 || !slices.Equal(d.Methods, []string{"dense", "anchor2", "twin"}) || !slices.Equal(d.Lengths, []int{200}) || d.ISA == "" {
+		t.Fatalf("%+v", d)
+	}
+	x := d.Drifts[1]
+	nll, kl := 0.0, 0.0
+	for _, r := range all["anchor2"] {
+		nll += r.Values["nll_all"] / 5
+		kl += r.Curves["kl"][7] / 5
+	}
+	if x.Windows != 5 || !(math.Abs(x.Perplexity.Mean/math.Exp(nll)-1) < 1e-12) || !(math.Abs(x.Curves["kl"][7].Mean-kl) < 1e-12) {
+		t.Errorf("%+v", x)
+	}
+	if p := x.Perplexity; !(p.Low < p.Mean && p.Mean < p.High) || x.Tail["kl"] == nil || x.Body["kl"].Low <= 0 {
+		t.Errorf("%+v", x)
+	}
+	x.Method = "twin"
+	if diff := cmp.Diff(x, d.Drifts[2]); diff != "" {
+		t.Error(diff)
 	}
 }
 
