@@ -27,14 +27,16 @@ import (
 
 func newEval() *cobra.Command {
 	c := &cobra.Command{
-		Use:   "eval ruler|niah|lookup [flags]",
+		Use:   "eval ruler|niah|lookup|longbench|drift [flags]",
 		Short: "Ask a model the questions of a benchmark under several methods of attention",
 		Long: `Eval asks a model questions over long texts under several methods of attention, and says
 how well it answers under each, with confidence intervals:
 
-  ruler    the thirteen tasks of RULER (arXiv 2404.06654)
-  niah     a needle in a haystack, at eleven depths
-  lookup   code words and their answers, which the constructed model of "anchor demo" can do
+  ruler      the thirteen tasks of RULER (arXiv 2404.06654)
+  niah       a needle in a haystack, at eleven depths
+  lookup     code words and their answers, which the constructed model of "anchor demo" can do
+  longbench  the tasks of LongBench (arXiv 2308.14508), from its published files
+  drift      no questions: perplexity of a text, and how far predictions are from dense attention's
 
 Results are appended to DIR/results.jsonl as they come, a line for each sample under each
 method: prompt tokens, method and parameters, output, score, time to first token, density,
@@ -53,13 +55,13 @@ Interrupted, it reports what is finished.`,
   anchor eval niah --model ./Llama-3.1-8B --methods dense,anchor=8,anchor=12 --lengths 8192,32768 -o out`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return usageError{fmt.Errorf("suite is %q; want one of ruler, niah, lookup", args[0])}
+				return usageError{fmt.Errorf("suite is %q; want one of ruler, niah, lookup, longbench, drift", args[0])}
 			}
 			return nil
 		},
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	c.AddCommand(newRuler(), newNIAH(), newLookup())
+	c.AddCommand(newRuler(), newNIAH(), newLookup(), newLongBench(), newDrift())
 	for _, sub := range c.Commands() {
 		sub.DisableFlagsInUseLine = true
 	}
@@ -200,6 +202,10 @@ type evaluation struct {
 	threads     *int
 	json        *bool
 	notes       []string
+
+	keep   func(m *eval.Model, j *eval.Job) bool                                             // which jobs there are; nil keeps all
+	label  func(r *eval.Record)                                                              // names what a record is reported under
+	finish func(c *cobra.Command, model string, records []eval.Record, notes []string) error // reports in another way
 }
 
 // flags defines the flags that all suites have.
@@ -289,18 +295,29 @@ func (x *evaluation) run(c *cobra.Command, tasks []*eval.Task, flag string, samp
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
 	jobs := plan.Jobs()
+	if x.keep != nil {
+		jobs = slices.DeleteFunc(jobs, func(j eval.Job) bool { return !x.keep(m, &j) })
+	}
 	worker := &eval.Worker{Model: m, Tasks: tasks, Costs: costs, Threads: *x.threads}
 	failed := x.ask(c, worker, jobs, store)
 	records := eval.Select(store.Records(), jobs)
 	if len(records) == 0 {
 		return failed
 	}
+	if len(records) < len(jobs) {
+		x.notes = append(x.notes, fmt.Sprintf("%d of %d samples are finished.", len(records), len(jobs)))
+	}
+	if x.finish != nil {
+		return errors.Join(x.finish(c, name, records, x.notes), failed)
+	}
+	if x.label != nil {
+		for i := range records {
+			x.label(&records[i])
+		}
+	}
 	e := eval.Summarise(records, x.seed)
 	e.Command, e.Machine, e.Model, e.Suite, e.Seed, e.Notes = commandLine(os.Args), machine(), name, tasks[0].Suite, x.seed, x.notes
 	e.Methods = slices.Clone(x.methods)
-	if len(records) < len(jobs) {
-		e.Notes = append(e.Notes, fmt.Sprintf("%d of %d samples are finished.", len(records), len(jobs)))
-	}
 	return errors.Join(x.write(c, e), failed)
 }
 
