@@ -37,12 +37,12 @@ curves. "anchor eval --help" says how a run goes on where it was interrupted.`,
 	x.flags(c)
 	f := c.Flags()
 	f.Lookup("lengths").Usage = "lengths of windows, in `tokens`"
-	f.Lookup("template").Hidden = true // a text is no prompt
+	f.Lookup("chat").Hidden = true // a text is no prompt
 	f.StringVar(&file, "file", "", "`file` of the text, required")
 	f.IntVar(&windows, "windows", 4, "first `windows` of the text, of each length; fewer if it has no more")
 	f.IntVar(&positions, "positions", 256, "`rows` before the tail, evenly spread, at which distributions are compared")
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		x.template = ""
+		x.chat = false
 		switch {
 		case file == "":
 			return usageError{errors.New("--file is missing; want a file of text")}

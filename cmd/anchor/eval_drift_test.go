@@ -12,7 +12,7 @@ import (
 // Windows of a text are measured under each method, no more than there are; a second run does nothing anew, and one that is asked
 // for more does that alone.
 func TestEvalDrift(t *testing.T) {
-	model := checkpoint(t, llama)
+	model := randomModel(t, llama)
 	dir := t.TempDir()
 	text, out := filepath.Join(dir, "text.txt"), filepath.Join(dir, "out")
 	if err := os.WriteFile(text, []byte(strings.Repeat("the war and the peace of a man who said that it was so, ", 70)), 0o666); err != nil {

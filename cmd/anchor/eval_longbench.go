@@ -27,7 +27,7 @@ the published lengths, 0-4k, 4-8k and 8k+.
 
 --lengths are windows. A prompt is cut in the middle to 1000 tokens for each 1024 of the window, less
 500, which are the published 3500, 7500, 15500 and 31500 of 4096 … 32768. As published, prompts of the few-shot and
-code tasks (trec, triviaqa, samsum, lsht, lcc, repobench-p) stand without --template.
+code tasks (trec, triviaqa, samsum, lsht, lcc, repobench-p) stand as they are even with --chat.
 
 Chinese tasks are scored by the words of the Python package jieba, if --jieba names the directory where it is
 installed (python -c "import jieba; print(jieba.__path__[0])"), or a copy of its dict.txt and finalseg/*.py.

@@ -19,7 +19,7 @@ const llama = `{"architectures": ["LlamaForCausalLM"], "vocab_size": 5098, "hidd
 // Tasks are asked as often as they have samples, of each method; a second run does nothing anew, and one that is asked for more does
 // that alone. Without words, the report says so.
 func TestEvalLongBench(t *testing.T) {
-	model := checkpoint(t, llama)
+	model := randomModel(t, llama)
 	out := filepath.Join(t.TempDir(), "out")
 	args := slices.Concat([]string{"eval", "longbench", "--model", model, "--data", "../../eval/longbench/testdata/samples", "-o", out,
 		"--lengths", "2048", "--audit", "4", "--theta", "-1"}, small)
@@ -56,7 +56,7 @@ func TestEvalLongBench(t *testing.T) {
 
 // LongBench-E's scores are told apart by length.
 func TestEvalLongBenchEven(t *testing.T) {
-	model := checkpoint(t, llama)
+	model := randomModel(t, llama)
 	out := filepath.Join(t.TempDir(), "out")
 	table := mustRun(t, slices.Concat([]string{"eval", "longbench", "--model", model, "--data", "../../eval/longbench/testdata/samples", "-o", out,
 		"--lengths", "2048", "--audit", "0", "--even", "--tasks", "qasper", "--methods", "anchor"}, small)...)
@@ -73,7 +73,7 @@ func TestEvalLongBenchEven(t *testing.T) {
 }
 
 func TestEvalLongBenchErrors(t *testing.T) {
-	model := checkpoint(t, llama)
+	model := randomModel(t, llama)
 	const data = "../../eval/longbench/testdata/samples"
 	for want, args := range map[string][]string{
 		"--data is missing": {"--model", model, "-o", "out"},
