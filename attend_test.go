@@ -596,6 +596,15 @@ func TestErrors(t *testing.T) {
 		{"strides", func(o *Options, s *Sequence) { s.K = FromFloat32(x(80), 2, 5, 8).Strided(-40, 8) }, []string{"K", "-40"}},
 		{"huge", func(o *Options, s *Sequence) { s.K = FromFloat32(x(80), 2, 5, 8).Strided(math.MaxInt, math.MaxInt) }, []string{"K", "more than"}},
 		{"pages", func(o *Options, s *Sequence) { s.V = FromPages([][]float32{x(32), x(32)}, 2, 2, 5, 8) }, []string{"V", "2 pages", "need 3"}},
+		{"8-bit queries", func(o *Options, s *Sequence) { s.Q = FromInt8(make([]int8, 96), x(12), 4, 3, 8) }, []string{"Q", "I8", "F16"}},
+		{"scales", func(o *Options, s *Sequence) { s.K = FromInt8(make([]int8, 80), x(9), 2, 5, 8) }, []string{"K", "9 scales"}},
+		{"scales of pages", func(o *Options, s *Sequence) {
+			s.K = FromInt8Pages([][]int8{make([]int8, 64), make([]int8, 64)}, [][]float32{x(8), x(4)}, 4, 2, 5, 8)
+		}, []string{"K", "4 scales"}},
+		{"pages of scales", func(o *Options, s *Sequence) {
+			s.K = FromInt8Pages([][]int8{make([]int8, 64), make([]int8, 64)}, [][]float32{x(8)}, 4, 2, 5, 8)
+		}, []string{"K", "1 pages", "need 2"}},
+		{"alias scales", func(o *Options, s *Sequence) { s.K = FromInt8(make([]int8, 80), s.O.f32[0], 2, 5, 8) }, []string{"O overlaps K"}},
 		{"heads", func(o *Options, s *Sequence) { s.K = FromFloat32(x(120), 3, 5, 8); s.V = s.K }, []string{"4 heads", "3", "multiple"}},
 		{"queries", func(o *Options, s *Sequence) { s.K = FromFloat32(x(32), 2, 2, 8); s.V = s.K }, []string{"3 rows", "2", "keys"}},
 		{"empty", func(o *Options, s *Sequence) { s.Q = FromFloat32(nil, 4, 0, 8) }, []string{"Q", "[4, 0, 8]", "≥ 1"}},

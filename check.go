@@ -79,6 +79,8 @@ func (s *Sequence) shape() (Shape, error) {
 		sh.Prompt = sh.Keys
 	}
 	switch {
+	case q.dtype == Int8:
+		return sh, fmt.Errorf("Q has element type %v; want F32, BF16 or F16", q.dtype)
 	case q.dim > 256:
 		return sh, fmt.Errorf("Q has dim %d; want 1 … 256", q.dim)
 	case k.dim != q.dim:
@@ -92,7 +94,7 @@ func (s *Sequence) shape() (Shape, error) {
 	case k.rows > maxPosition:
 		return sh, fmt.Errorf("K has %d rows; want at most %d", k.rows, maxPosition)
 	case s.O.dtype != Float32 || len(s.O.f32) != 1:
-		return sh, fmt.Errorf("O has element type %v in %d pages; want F32 in one", s.O.dtype, len(s.O.f32)+len(s.O.u16))
+		return sh, fmt.Errorf("O has element type %v in %d pages; want F32 in one", s.O.dtype, s.O.pages())
 	case s.O.heads != q.heads || s.O.rows != q.rows || s.O.dim != q.dim:
 		return sh, fmt.Errorf("O has shape %s; want %s, as Q", s.O.shape(), q.shape())
 	case s.Prompt < 0 || s.Prompt > maxPosition:
@@ -101,7 +103,7 @@ func (s *Sequence) shape() (Shape, error) {
 	if l := &s.LSE; l.dtype != 0 {
 		switch {
 		case l.dtype != Float32 || len(l.f32) != 1:
-			return sh, fmt.Errorf("LSE has element type %v in %d pages; want F32 in one", l.dtype, len(l.f32)+len(l.u16))
+			return sh, fmt.Errorf("LSE has element type %v in %d pages; want F32 in one", l.dtype, l.pages())
 		case l.heads != q.heads || l.rows != q.rows || l.dim != 1:
 			return sh, fmt.Errorf("LSE has shape %s; want [%d, %d, 1]", l.shape(), q.heads, q.rows)
 		}
@@ -170,14 +172,18 @@ func (t *Tensor) bounds() []extent {
 		rows := min(t.pageRows, t.rows-row)
 		view := *t
 		elements, _ := span(t.heads, t.headStep, rows, t.rowStep, t.dim)
-		view.heads, view.rows, view.dim, view.rowStep, view.pageRows = 1, 1, elements, elements, 1
+		view.heads, view.rows, view.dim, view.rowStep, view.pageRows, view.scales = 1, 1, elements, elements, 1, nil
 		page := row / t.pageRows
-		if t.dtype == Float32 {
+		switch t.dtype {
+		case Float32:
 			view.f32 = t.f32[page : page+1]
-		} else {
+		case Int8:
+			view.i8 = t.i8[page : page+1]
+		default:
 			view.u16 = t.u16[page : page+1]
 		}
 		all = append(all, view.extents()...)
+		all = append(all, t.scaleExtents(row, row+rows)...)
 	}
 	return all
 }

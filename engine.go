@@ -33,7 +33,7 @@ func (c *Call) Dense() bool {
 }
 
 // Elements returns the elements of one head from the given row to the end of its page, in the slice of the tensor's type,
-// and how many rows those are. The elements of row i of them begin at i times the distance between rows.
+// and how many rows those are. The elements of row i of them begin at i times the distance between rows. 8-bit ones are left out.
 func (t Tensor) Elements(head, row int) (f32 []float32, u16 []uint16, rows int) {
 	return t.run(head, row)
 }

@@ -66,6 +66,8 @@ type worker struct {
 	// What products are to ask for meanwhile: the next tile's queries, and the next block's keys and values.
 	ahead [3][]float32
 
+	pages []pageKeys // of a block
+
 	// Keys and values that do not lie as the kernels want them.
 	kbuf, vbuf, panels    []float32
 	kPairs, vPairs        []uint16
@@ -240,11 +242,18 @@ type block struct {
 
 	k, v         []float32
 	kstep, vstep int
-	panels       []float32 // the values once more, as products read them best, where rows are many
-	kPairs       []uint16  // or, in pairs, keys,
-	values       []uint32  // and values as packed
-	checked      bool      // values are known to be finite but for
-	apart        []apart   // these, which are zero in v or values
+	pages        []pageKeys // the keys where they lie, instead of in k, if they lie in several pages and rows are few
+	panels       []float32  // the values once more, as products read them best, where rows are many
+	kPairs       []uint16   // or, in pairs, keys,
+	values       []uint32   // and values as packed
+	checked      bool       // values are known to be finite but for
+	apart        []apart    // these, which are zero in v or values
+}
+
+// A pageKeys is the keys of a block that lie in one page: those from number from on.
+type pageKeys struct {
+	from int
+	k    []float32
 }
 
 // An apart is a value that is not finite.
@@ -346,11 +355,21 @@ func (w *worker) span(g *Group, j, end int, band Band, withValues bool) block {
 		}
 		return b
 	}
-	if b.k, b.kstep = k32, k.rowStep; k32 == nil || kRows < n {
-		b.k, b.kstep = w.copyRows(&w.kbuf, g, k, n, row)
+	switch b.k, b.kstep = k32, k.rowStep; {
+	case k32 != nil && kRows < n && withValues && len(w.pos) == w.TileRows:
+		// Copied, keys would be brought in twice for a tile that reads them once.
+		w.pages = w.pages[:0]
+		for i := 0; i < n; {
+			rows, _, lie := k.run(g.KVHead, j+i)
+			w.pages = append(w.pages, pageKeys{i, rows})
+			i += lie
+		}
+		b.pages = w.pages
+	case k32 == nil || kRows < n:
+		b.k, b.kstep = w.copySpan(&w.kbuf, g, k, n, j)
 	}
 	if b.v, b.vstep = v32, v.rowStep; withValues && (v32 == nil || vRows < n) {
-		b.v, b.vstep = w.copyRows(&w.vbuf, g, v, n, row)
+		b.v, b.vstep = w.copySpan(&w.vbuf, g, v, n, j)
 	}
 	return b
 }
@@ -375,9 +394,10 @@ func (w *worker) scattered(g *Group, t *Tensor, keys []int32) func(i int) int {
 	return func(i int) int {
 		if i+ahead < len(keys) {
 			f32, u16, _ := t.run(g.KVHead, int(keys[i+ahead]))
-			if f32 != nil {
+			switch {
+			case f32 != nil:
 				kernel.Prefetch(w.kernels, f32[:g.Dim])
-			} else {
+			case u16 != nil:
 				kernel.Prefetch(w.kernels, u16[:g.Dim])
 			}
 		}
@@ -390,6 +410,30 @@ func (w *worker) copyRows(buf *[]float32, g *Group, t *Tensor, n int, row func(i
 	out := grow(buf, w.BlockKeys*g.Dim)
 	for i := range n {
 		t.read(w.kernels, out[i*g.Dim:(i+1)*g.Dim], g.KVHead, row(i))
+	}
+	return out, g.Dim
+}
+
+// copySpan is copyRows of rows that follow one another, as many at a time as lie so: pages are for a few rows of queries,
+// too, whom a call for each row of keys would cost as much as what they are read for.
+func (w *worker) copySpan(buf *[]float32, g *Group, t *Tensor, n, from int) (rows []float32, step int) {
+	if t.rowStep != t.dim || t.dtype == Int8 {
+		return w.copyRows(buf, g, t, n, func(i int) int { return from + i })
+	}
+	out := grow(buf, w.BlockKeys*g.Dim)
+	for i := 0; i < n; {
+		f32, u16, lie := t.run(g.KVHead, from+i)
+		lie = min(lie, n-i)
+		to := out[i*g.Dim : (i+lie)*g.Dim]
+		switch t.dtype {
+		case Float32:
+			copy(to, f32)
+		case BFloat16:
+			w.kernels.FromBFloat16(to, u16[:len(to)])
+		case Float16:
+			w.kernels.FromFloat16(to, u16[:len(to)])
+		}
+		i += lie
 	}
 	return out, g.Dim
 }
@@ -504,6 +548,18 @@ func (w *worker) score(g *Group, b *block, r, from, n, columns int, wanted bool)
 	if w.inPairs {
 		depth := w.depth(g.Dim)
 		w.kernels.GemmPairs(padded(n, w.kernels.PairRows()), columns, depth, b.kPairs[from*b.kstep:], b.kstep, w.qPairs[r*depth:], w.TileRows, w.tile, w.TileRows, false)
+		return false
+	}
+	if b.pages != nil {
+		for i, p := range b.pages {
+			first, last := max(from, p.from), from+n
+			if i+1 < len(b.pages) {
+				last = min(last, b.pages[i+1].from)
+			}
+			if first < last {
+				w.kernels.Gemm(last-first, columns, g.Dim, p.k[(first-p.from)*b.kstep:], b.kstep, 1, w.q[r*g.Dim:], w.TileRows, w.tile[(first-from)*w.TileRows:], w.TileRows, false)
+			}
+		}
 		return false
 	}
 	if wanted {

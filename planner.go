@@ -40,6 +40,41 @@ type Shape struct {
 // First returns the absolute position of the first query row.
 func (s Shape) First() int { return s.Keys - s.Queries }
 
+// Borders say where prompts can be cut under a planner. What a row at a position before a multiple of Every attends to depends on no
+// token from there on, nor on the length of the prompt as long as it is not among its last Tail rows. So a prompt that is
+// cut there is done as in one call, and two prompts that are the same up to there, with Tail rows or more to come, are done
+// alike so far. Rows at positions before Dense see every key, whatever comes after them.
+type Borders struct{ Every, Tail, Dense int }
+
+// BordersOf returns the borders of a planner of this package, but for those that look at the end of each call, as MInference
+// and FlexPrefill do: these have none.
+func BordersOf(p Planner) (b Borders, ok bool) {
+	switch p := p.(type) {
+	case dense:
+		return Borders{Every: 1, Dense: maxPosition}, true
+	case streaming:
+		return Borders{Every: 1, Tail: p.Tail}, true
+	case anchorAttention:
+		return p.borders(), true
+	case ablation:
+		return p.borders(), true
+	case xAttention:
+		return Borders{Every: xBlock, Tail: p.Tail}, true
+	case vecAttention:
+		return Borders{Every: p.Rows, Tail: p.Tail}, true
+	case oracle:
+		return Borders{Every: p.Rows, Tail: p.Tail}, true
+	}
+	return Borders{}, false
+}
+
+// borders counts the groups before which there is nothing but the window.
+func (p *Params) borders() Borders {
+	size := p.group()
+	windowed := (p.Init+p.Local)/size + 1
+	return Borders{Every: size, Tail: p.Tail, Dense: windowed * size}
+}
+
 // Rows is a run of consecutive query rows that are planned together, for query heads that share a KV head.
 type Rows struct {
 	From, To int  // absolute positions [From, To)

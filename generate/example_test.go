@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log"
 
-	"github.com/anchorattention/anchor"
 	"github.com/anchorattention/anchor/generate"
 	"github.com/anchorattention/anchor/model/retrieval"
 	"github.com/anchorattention/anchor/tokenizer"
@@ -20,16 +19,26 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
+	e, err := generate.New(m, generate.Options{Attention: generate.DefaultAttention()})
+	if err != nil {
+		log.Fatal(err)
+	}
 	// The model knows a thousand code words, babobax and babodun among them, and can look up what followed one.
 	text := "He wrote babobax house on one door and babodun river on the other, and asked: babobax"
-	r, err := generate.Greedy(context.Background(), m, generate.Request{
+	r, err := e.Generate(context.Background(), generate.Request{
 		Prompt:    tok.Encode(text, true).IDs,
 		MaxTokens: 5,
-		Planner:   anchor.AnchorAttention(anchor.DefaultParams()),
+		Tokenizer: tok,
+		Token: func(t generate.Token) error {
+			fmt.Println("token:", t.Text)
+			return nil
+		},
 	})
 	if err != nil {
 		log.Fatal(err)
 	}
-	fmt.Println(tok.Decode(r.Tokens, true))
-	// Output: house
+	fmt.Printf("%q, %s\n", r.Text, r.End)
+	// Output:
+	// token: house
+	// "house", end
 }

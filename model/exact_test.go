@@ -52,7 +52,7 @@ func TestExactInChunks(t *testing.T) {
 	want := cached()
 	for _, cuts := range [][]int{{1}, {1, 2, 3, 20, 21}, {33}, {69}} {
 		got := cached(cuts...)
-		if !slices.Equal(got.k[0], want.k[0]) || !slices.Equal(got.v[0], want.v[0]) {
+		if !slices.Equal(got.f32[0][0], want.f32[0][0]) || !slices.Equal(got.f32[1][0], want.f32[1][0]) {
 			t.Errorf("keys and values differ when the text is cut at %v", cuts)
 		}
 	}

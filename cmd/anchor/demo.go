@@ -120,9 +120,12 @@ func (d *demo) run(c *cobra.Command, params anchor.Params) error {
 	ids := tok.Encode(prompt.Text, true).IDs
 	for _, method := range methods {
 		bar := startProgress(c.ErrOrStderr(), method.Name)
-		res, err := generate.Greedy(c.Context(), m, generate.Request{
-			Prompt: ids, MaxTokens: maxTokens, Planner: method.planner(), Threads: d.Threads, AuditRows: auditRows, Progress: bar.report,
-		})
+		e, err := generate.New(m, generate.Options{Attention: method.attention(), Threads: d.Threads})
+		if err != nil {
+			bar.end()
+			return err
+		}
+		res, err := e.Generate(c.Context(), generate.Request{Prompt: ids, MaxTokens: maxTokens, AuditRows: auditRows, Progress: bar.report})
 		bar.end()
 		if err != nil {
 			return err

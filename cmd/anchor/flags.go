@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/anchorattention/anchor"
+	"github.com/anchorattention/anchor/generate"
 	"github.com/anchorattention/anchor/internal/kernel"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -200,6 +201,15 @@ func (c chosen) planner() anchor.Planner {
 		return anchor.AnchorAttention(c.params)
 	}
 	return c.Planner(c.params, c.value)
+}
+
+// attention returns the method as package generate wants it.
+func (c chosen) attention() generate.Attention {
+	a := generate.Attention{Method: c.Name, Params: c.params}
+	if !c.exact() && c.Knob != "" {
+		a.Value = &c.value
+	}
+	return a
 }
 
 // report returns the parameters to report, nil for a method that takes but a few of them.
