@@ -83,8 +83,8 @@ func (s *Set) HasFew(kind Kind, dim int) bool {
 	return s.few != nil && s.few.score[kind][0] != nil && dim%(2*Lanes) == 0
 }
 
-// ahead returns how far behind from the lines begin, or 0 if there are none. It is for asking alone: no matter what lies there.
-func (l *Lines) ahead(from *byte) uintptr {
+// behind returns how far behind from the lines begin, or 0 if there are none. It is for asking alone: no matter what lies there.
+func (l *Lines) behind(from *byte) uintptr {
 	first, _, _, _ := l.start()
 	if first == nil {
 		return 0
@@ -114,19 +114,27 @@ func Score[Q float32 | uint32](s *Set, n, rows, dim int, k Lines, q []Q, ld int,
 	_, _ = q[(depth-1)*ld+Lanes-1], c[(n-1)*ld+Lanes-1]
 	f := s.few.score[kind][tall(rows)]
 	const block = 32 // bytes
-	blocks, step, groups := dim*int(bytes)/block, uintptr(k.Step)*bytes, n/Lanes
-	if follows := next.ahead(src); follows != uintptr(n)*step {
-		// What follows the last keys lies elsewhere.
-		if groups > 1 {
-			f(groups-1, blocks, src, step, Lanes*step, single(&q[0]), uintptr(ld)*size, &c[0], scales)
-			done := (groups - 1) * Lanes
-			k, c = k.Skip(done), c[done*ld:]
-			src, _, _, scales = k.start()
-		}
-		f(1, blocks, src, step, next.ahead(src), single(&q[0]), uintptr(ld)*size, &c[0], scales)
-		return
+	blocks, step := dim*int(bytes)/block, uintptr(k.Step)*bytes
+	near, ahead := asks(n, Lanes, step, next.behind(src))
+	if near > 0 {
+		f(near/Lanes, blocks, src, step, ahead, single(&q[0]), uintptr(ld)*size, &c[0], scales)
 	}
-	f(groups, blocks, src, step, Lanes*step, single(&q[0]), uintptr(ld)*size, &c[0], scales)
+	if near < n {
+		k = k.Skip(near)
+		src, _, _, scales = k.start()
+		f((n-near)/Lanes, blocks, src, step, next.behind(src), single(&q[0]), uintptr(ld)*size, &c[near*ld], scales)
+	}
+}
+
+// asks returns how many of n rows, in chunks, ask for what is so many bytes ahead, some 8 KiB: all, unless what follows
+// the last lies elsewhere than behind them. The rest are to ask for that.
+func asks(n, chunk int, step, follows uintptr) (near int, ahead uintptr) {
+	const bytes = 8 << 10
+	rows := chunk * int(max(bytes/(uintptr(chunk)*max(step, 1)), 1))
+	if follows == uintptr(n)*step {
+		return n, uintptr(rows) * step
+	}
+	return max(n-rows, 0) / chunk * chunk, uintptr(rows) * step
 }
 
 // SumsSize returns how many numbers Weigh wants for its sums.
@@ -150,17 +158,16 @@ func Weigh[W float32 | uint32](s *Set, n, rows, dim int, v Lines, w []W, ld int,
 	}
 	_, _ = w[(n/each-1)*ld+Lanes-1], sums[SumsSize(dim)-1]
 	f := s.few.weigh[kind][tall(rows)]
-	step, slices, chunk := uintptr(v.Step)*bytes, dim/(2*Lanes), Lanes*each
-	if follows := next.ahead(src); follows != uintptr(n)*step {
-		if done := (n - 1) / chunk * chunk; done > 0 {
-			f(done/each, slices, src, step, uintptr(chunk)*step, single(&w[0]), uintptr(ld)*size, &sums[0], scales)
-			v, w, n = v.Skip(done), w[done/each*ld:], n-done
-			src, _, _, scales = v.start()
-		}
-		f(n/each, slices, src, step, next.ahead(src), single(&w[0]), uintptr(ld)*size, &sums[0], scales)
-		return
+	step, slices := uintptr(v.Step)*bytes, dim/(2*Lanes)
+	near, ahead := asks(n, Lanes*each, step, next.behind(src))
+	if near > 0 {
+		f(near/each, slices, src, step, ahead, single(&w[0]), uintptr(ld)*size, &sums[0], scales)
 	}
-	f(n/each, slices, src, step, uintptr(chunk)*step, single(&w[0]), uintptr(ld)*size, &sums[0], scales)
+	if near < n {
+		v = v.Skip(near)
+		src, _, _, scales = v.start()
+		f((n-near)/each, slices, src, step, next.behind(src), single(&w[near/each*ld]), uintptr(ld)*size, &sums[0], scales)
+	}
 }
 
 // AddSums adds to c[d*ld+j] the sum of number d and row j that Weigh has left, for values of the kind.
