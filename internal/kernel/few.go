@@ -126,10 +126,10 @@ func Score[Q float32 | uint32](s *Set, n, rows, dim int, k Lines, q []Q, ld int,
 	}
 }
 
-// asks returns how many of n rows, in chunks, ask for what is so many bytes ahead, some 8 KiB: all, unless what follows
+// asks returns how many of n rows, in chunks, ask for what is so many bytes ahead, some 16 KiB: all, unless what follows
 // the last lies elsewhere than behind them. The rest are to ask for that.
 func asks(n, chunk int, step, follows uintptr) (near int, ahead uintptr) {
-	const bytes = 8 << 10
+	const bytes = 16 << 10
 	rows := chunk * int(max(bytes/(uintptr(chunk)*max(step, 1)), 1))
 	if follows == uintptr(n)*step {
 		return n, uintptr(rows) * step
