@@ -299,7 +299,8 @@ func (r *run) each(n int, stage Stage, f func(w *worker, i int)) {
 				r.spent[s] += t
 			}
 			w.stop, w.costs, w.ahead = nil, nil, [3][]float32{} // which would keep the call, and its tensors, alive
-			clear(w.pages[:cap(w.pages)])
+			clear(w.kPieces[:cap(w.kPieces)])
+			clear(w.vPieces[:cap(w.vPieces)])
 			workers.Put(w)
 		}
 	}

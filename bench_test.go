@@ -24,10 +24,18 @@ func BenchmarkDense(b *testing.B) {
 
 // BenchmarkDecode reports the rate at which one query row's keys and values, heads 8/2, dim 128, are read.
 func BenchmarkDecode(b *testing.B) {
-	for _, dtype := range []DType{Float32, BFloat16} {
+	for _, dtype := range []DType{Float32, BFloat16, Int8} {
 		for _, n := range []int{4096, 32768} {
 			b.Run(fmt.Sprint(dtype, "/", n), func(b *testing.B) {
-				s := newProblem(rand.New(rand.NewPCG(1, 2)), 8, 2, 1, n, 128).as(dtype)
+				p := newProblem(rand.New(rand.NewPCG(1, 2)), 8, 2, 1, n, 128)
+				s := p.as(dtype)
+				if dtype == Int8 {
+					view := func(x []float32) Tensor {
+						data, scales := eighths(x, 128)
+						return FromInt8(data, scales, 2, n, 128)
+					}
+					s.K, s.V = view(p.k), view(p.v)
+				}
 				attendAll(b, s)
 				b.ReportMetric(float64(2*2*128*n)*float64(dtype.size())/(float64(b.Elapsed().Nanoseconds())/float64(b.N)), "GB/s")
 			})

@@ -66,7 +66,7 @@ type worker struct {
 	// What products are to ask for meanwhile: the next tile's queries, and the next block's keys and values.
 	ahead [3][]float32
 
-	pages []pageKeys // of a block
+	kPieces, vPieces []piece // of a block
 
 	// Keys and values that do not lie as the kernels want them.
 	kbuf, vbuf, panels    []float32
@@ -240,20 +240,20 @@ type block struct {
 	dropped    []int // but for these, which nobody sees
 	withValues bool
 
-	k, v         []float32
-	kstep, vstep int
-	pages        []pageKeys // the keys where they lie, instead of in k, if they lie in several pages and rows are few
-	panels       []float32  // the values once more, as products read them best, where rows are many
-	kPairs       []uint16   // or, in pairs, keys,
-	values       []uint32   // and values as packed
-	checked      bool       // values are known to be finite but for
-	apart        []apart    // these, which are zero in v or values
+	k, v             []float32
+	kstep, vstep     int
+	panels           []float32 // the values once more, as products read them best, where rows are many
+	kPairs           []uint16  // or, in pairs, keys,
+	values           []uint32  // and values as packed
+	kPieces, vPieces []piece   // or, where rows are few, both as they lie
+	checked          bool      // values are known to be finite but for
+	apart            []apart   // these, which are zero in v or values
 }
 
-// A pageKeys is the keys of a block that lie in one page: those from number from on.
-type pageKeys struct {
-	from int
-	k    []float32
+// A piece is n rows of a block, those from number from on, that lie in one page. After the pieces of a block comes what is read next.
+type piece struct {
+	from, n int
+	kernel.Lines
 }
 
 // An apart is a value that is not finite.
@@ -346,6 +346,13 @@ func (w *worker) span(g *Group, j, end int, band Band, withValues bool) block {
 	n := min(end-j, w.BlockKeys)
 	b := block{n: n, first: j, band: band, withValues: withValues}
 	row := func(i int) int { return j + i }
+	if withValues && w.few(g) {
+		b.kPieces = w.pieces(&w.kPieces, &w.kbuf, g, k, j, n, end)
+		if b.vPieces = w.pieces(&w.vPieces, &w.vbuf, g, v, j, n, end); w.inPairs && slices.ContainsFunc(b.vPieces, func(p piece) bool { return p.from%2 != 0 && p.from < n }) {
+			w.takeValues(g, &b)
+		}
+		return b
+	}
 	if w.inPairs {
 		if b.kPairs, b.kstep = k16, k.rowStep; kRows < n || g.Dim%(2*w.kernels.PairDepth()) != 0 || n%w.kernels.PairRows() != 0 {
 			b.kPairs, b.kstep = w.copyPairs(&w.kPairs, g, k, 2*w.depth(g.Dim), n, row)
@@ -355,23 +362,59 @@ func (w *worker) span(g *Group, j, end int, band Band, withValues bool) block {
 		}
 		return b
 	}
-	switch b.k, b.kstep = k32, k.rowStep; {
-	case k32 != nil && kRows < n && withValues && len(w.pos) == w.TileRows:
-		// Copied, keys would be brought in twice for a tile that reads them once.
-		w.pages = w.pages[:0]
-		for i := 0; i < n; {
-			rows, _, lie := k.run(g.KVHead, j+i)
-			w.pages = append(w.pages, pageKeys{i, rows})
-			i += lie
-		}
-		b.pages = w.pages
-	case k32 == nil || kRows < n:
+	if b.k, b.kstep = k32, k.rowStep; k32 == nil || kRows < n {
 		b.k, b.kstep = w.copySpan(&w.kbuf, g, k, n, j)
 	}
 	if b.v, b.vstep = v32, v.rowStep; withValues && (v32 == nil || vRows < n) {
 		b.v, b.vstep = w.copySpan(&w.vbuf, g, v, n, j)
 	}
 	return b
+}
+
+// few reports whether the group is one tile of so few rows that reading takes longer than multiplying, and the level has
+// kernels for that.
+func (w *worker) few(g *Group) bool {
+	kind := kernel.Singles
+	if w.inPairs {
+		kind = kernel.Pairs
+	}
+	return len(w.pos) == w.TileRows && g.held(0) <= kernel.FewRows && w.StripKeys == w.BlockKeys && w.kernels.HasFew(kind, g.Dim)
+}
+
+// pieces returns the n rows of t from number first on as they lie, or widened to buf where the kernels do not read their type.
+func (w *worker) pieces(all *[]piece, buf *[]float32, g *Group, t *Tensor, first, n, end int) []piece {
+	found := (*all)[:0]
+	if !w.inPairs && (t.dtype == BFloat16 || t.dtype == Float16) {
+		rows, step := w.copySpan(buf, g, t, n, first)
+		found = append(found, piece{0, n, kernel.Lines{F32: rows, Step: step}}, piece{from: n})
+	} else {
+		for i := 0; i < n; {
+			lines, lie := t.lines(g.KVHead, first+i)
+			lie = min(lie, n-i)
+			found = append(found, piece{i, lie, lines})
+			i += lie
+		}
+		next := piece{from: n}
+		if first+n < end {
+			next.Lines, _ = t.lines(g.KVHead, first+n)
+		}
+		found = append(found, next)
+	}
+	*all = found
+	return found
+}
+
+// takeValues brings in the values of a block whose keys are in pieces, as products of many rows want them.
+func (w *worker) takeValues(g *Group, b *block) {
+	b.vPieces = nil
+	if w.inPairs {
+		w.pack(g, b, func(i int) int { return b.first + i })
+		return
+	}
+	v, _, rows := g.seq.V.run(g.KVHead, b.first)
+	if b.v, b.vstep = v, g.seq.V.rowStep; v == nil || rows < b.n {
+		b.v, b.vstep = w.copySpan(&w.vbuf, g, &g.seq.V, b.n, b.first)
+	}
 }
 
 // gather brings in a block of single keys.
@@ -490,7 +533,12 @@ func (w *worker) attendBlock(g *Group, b *block, from, to int) {
 		}
 		masked := seenByFirst < n || seenFrom > 0
 		if !b.checked && b.withValues && (masked || n < b.n || b.dropped != nil) {
-			w.setApart(g, b)
+			if b.vPieces != nil {
+				w.takeValues(g, b)
+			}
+			if !b.checked {
+				w.setApart(g, b)
+			}
 		}
 		if seenFrom > 0 {
 			seenByFirst = 0
@@ -545,21 +593,13 @@ func (w *worker) attendBlock(g *Group, b *block, from, to int) {
 // score computes the scores of the tile at row r and n keys of the block. Where their maxima are wanted and come with them,
 // these are found in most.
 func (w *worker) score(g *Group, b *block, r, from, n, columns int, wanted bool) (found bool) {
+	if b.kPieces != nil { // from is 0, r too
+		w.scorePieces(g, b, n)
+		return false
+	}
 	if w.inPairs {
 		depth := w.depth(g.Dim)
 		w.kernels.GemmPairs(padded(n, w.kernels.PairRows()), columns, depth, b.kPairs[from*b.kstep:], b.kstep, w.qPairs[r*depth:], w.TileRows, w.tile, w.TileRows, false)
-		return false
-	}
-	if b.pages != nil {
-		for i, p := range b.pages {
-			first, last := max(from, p.from), from+n
-			if i+1 < len(b.pages) {
-				last = min(last, b.pages[i+1].from)
-			}
-			if first < last {
-				w.kernels.Gemm(last-first, columns, g.Dim, p.k[(first-p.from)*b.kstep:], b.kstep, 1, w.q[r*g.Dim:], w.TileRows, w.tile[(first-from)*w.TileRows:], w.TileRows, false)
-			}
-		}
 		return false
 	}
 	if wanted {
@@ -583,11 +623,73 @@ func (w *worker) score(g *Group, b *block, r, from, n, columns int, wanted bool)
 	return false
 }
 
+// scorePieces computes the scores of the only tile, which holds few rows, and the first n keys of the block.
+func (w *worker) scorePieces(g *Group, b *block, n int) {
+	for i, k := range b.kPieces {
+		keys := min(k.n, n-k.from)
+		if keys <= 0 {
+			break
+		}
+		c := w.tile[k.from*w.TileRows:]
+		whole := keys / lanes * lanes
+		next := b.kPieces[i+1].Lines
+		if whole < keys {
+			next = k.Skip(whole)
+		}
+		if w.inPairs {
+			kernel.Score(w.kernels, whole, g.held(0), g.Dim, k.Lines, w.qPairs, w.TileRows, c, next)
+		} else {
+			kernel.Score(w.kernels, whole, g.held(0), g.Dim, k.Lines, w.q, w.TileRows, c, next)
+		}
+		if whole == keys {
+			continue
+		}
+		rest, c := k.Skip(whole), c[whole*w.TileRows:]
+		switch keys -= whole; {
+		case w.inPairs:
+			w.kernels.GemmPairs(keys, lanes, w.depth(g.Dim), rest.U16, rest.Step, w.qPairs, w.TileRows, c, w.TileRows, false)
+		case rest.F32 != nil:
+			w.kernels.Gemm(keys, lanes, g.Dim, rest.F32, rest.Step, 1, w.q, w.TileRows, c, w.TileRows, false)
+		default:
+			x, step := w.copySpan(&w.kbuf, g, &g.seq.K, keys, b.first+k.from+whole)
+			w.kernels.Gemm(keys, lanes, g.Dim, x, step, 1, w.q, w.TileRows, c, w.TileRows, false)
+		}
+	}
+}
+
+// addPieces adds the values of the block, weighted, to the sums of the only tile, which holds few rows.
+func (w *worker) addPieces(g *Group, b *block) {
+	sums := grow(&w.row, kernel.SumsSize(g.Dim))
+	clear(sums)
+	kind := kernel.Singles
+	for i, v := range b.vPieces[:len(b.vPieces)-1] {
+		next := b.vPieces[i+1].Lines
+		if !w.inPairs {
+			kernel.Weigh(w.kernels, v.n, g.held(0), g.Dim, v.Lines, w.tile[v.from*w.TileRows:], w.TileRows, sums, next)
+			continue
+		}
+		kind = kernel.Pairs
+		whole, weights := v.n/2*2, w.weights[v.from/2*w.TileRows:]
+		kernel.Weigh(w.kernels, whole, g.held(0), g.Dim, v.Lines, weights, w.TileRows, sums, next)
+		if whole < v.n { // the block's last value, beside zeros
+			last := kernel.Lines{U16: grow(&w.vPairs, 2*g.Dim), Step: g.Dim}
+			copy(last.U16, v.Skip(whole).U16[:g.Dim])
+			clear(last.U16[g.Dim:])
+			kernel.Weigh(w.kernels, 2, g.held(0), g.Dim, last, weights[whole/2*w.TileRows:], w.TileRows, sums, kernel.Lines{})
+		}
+	}
+	w.kernels.AddSums(kind, g.held(0), g.Dim, sums, w.acc, w.TileRows)
+}
+
 // addValues adds the values of the block's keys [from, to), weighted, to the sums of the tile at row r. In single
 // precision from is 0, weights being where scores were.
 func (w *worker) addValues(g *Group, b *block, r, from, to, columns int) {
 	width := width(g.Dim)
 	acc := w.acc[r*width : (r+w.TileRows)*width]
+	if b.vPieces != nil {
+		w.addPieces(g, b)
+		return
+	}
 	if w.inPairs {
 		depth := w.kernels.PairDepth()
 		w.kernels.GemmValues(width, columns, from/2, padded((to+1)/2, depth), padded((b.n+1)/2, depth), b.values, w.weights, w.TileRows, acc, w.TileRows)

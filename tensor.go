@@ -207,6 +207,23 @@ func (t *Tensor) run(head, row int) (f32 []float32, u16 []uint16, rows int) {
 	return nil, t.u16[page][from:to], rows
 }
 
+// lines is run for the kernels that read any type as it lies.
+func (t *Tensor) lines(head, row int) (l kernel.Lines, rows int) {
+	page, from, to, rows := t.find(head, row)
+	l.Step = t.rowStep
+	switch t.dtype {
+	case Float32:
+		l.F32 = t.f32[page][from:to]
+	case Int8:
+		l.I8 = t.i8[page][from:to]
+		at := head*t.pageRows + row%t.pageRows
+		l.Scales = t.scales[page][at : at+rows]
+	default:
+		l.U16 = t.u16[page][from:to]
+	}
+	return l, rows
+}
+
 // find returns where the elements of one head lie, from the given row to the end of its page, and how many rows those are.
 func (t *Tensor) find(head, row int) (page, from, to, rows int) {
 	page, at := row/t.pageRows, row%t.pageRows

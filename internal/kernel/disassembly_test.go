@@ -238,6 +238,13 @@ var claims = []struct {
 	{`dotRowsAVX512BF16`, "vpunpckldq prefetcht1 vdpbf16ps", 0, 0},
 	{`dotQ8_0AVX2`, "vpunpckldq vcvtph2ps prefetcht1 vpmaddubsw", 0, 0},
 	{`dotQ8_0AVX512VNNI`, "vpunpckldq vcvtph2ps prefetcht1 vpdpbusd", 0, 0},
+	{`score[48]F32AVX512`, "vpunpckldq prefetcht1 vfmadd231ps", 0, 0},
+	{`score[48]I8AVX512`, "vpunpckldq prefetcht1 vcvtdq2ps vmulps vfmadd231ps", 0, 0},
+	{`score[48]BF16AVX512BF16`, "vpunpckldq prefetcht1 vdpbf16ps", 0, 0},
+	{`weigh[48]F32AVX512`, "prefetcht1 vfmadd231ps", 0, 0},
+	{`weigh[48]I8AVX512`, "prefetcht1 vpmovsxbd vcvtdq2ps vmulps vfmadd231ps", 0, 0},
+	{`weigh[48]BF16AVX512BF16`, "prefetcht1 vpunpcklwd vpunpckhwd vdpbf16ps", 0, 0},
+	{`addSums(Pairs)?[48]AVX512(BF16)?`, "vshuff32x4 vaddps", 0, 0},
 	{`quantiseAVX(2|512VNNI)`, "vpmaxud vcvtps2dq", 0, 0},
 	{`unpackQ[4568]_[0K]AVX(2|512VNNI)`, "vpunpckldq vcvtph2ps prefetcht1", 0, 0},
 	{`splitF16AVX(2|512)`, "vcvtph2ps", 0, 0},
@@ -313,7 +320,7 @@ func check(name string, code []instruction) (broken []string) {
 	}
 	for i, line := range code {
 		text := line.text
-		if strings.HasPrefix(name, "unpack") || strings.HasPrefix(name, "splitF16") || strings.HasPrefix(name, "dotQ8") || strings.HasPrefix(name, "dotRows") { // in parts of vectors
+		if strings.HasPrefix(name, "unpack") || strings.HasPrefix(name, "splitF16") || strings.HasPrefix(name, "dotQ8") || strings.HasPrefix(name, "dotRows") || strings.HasPrefix(name, "score") { // in parts of vectors
 			text = strings.ReplaceAll(text, "%xmm", "%ymm")
 			if !strings.HasSuffix(name, "AVX2") {
 				text = strings.ReplaceAll(text, "%ymm", "%zmm")

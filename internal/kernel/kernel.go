@@ -59,6 +59,7 @@ type Set struct {
 	fma                 func(rounds int)
 	flops               int // floating-point operations in one round of fma
 
+	few   *few     // nil where there are no kernels for a few rows
 	pairs *pairs   // nil where pairs of bfloat16s are not faster than float32s
 	bytes *byteSet // nil where there are no products of bytes
 }

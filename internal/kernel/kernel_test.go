@@ -150,7 +150,20 @@ func TestGemmMax(t *testing.T) {
 func TestBounds(t *testing.T) {
 	forLevels(t, func(t *testing.T, s *Set) {
 		x := make([]float32, 64)
+		long := make([]float32, 32*16)
+		keys := Lines{F32: long, Step: 32}
 		for name, f := range map[string]func(){
+			"keys":         func() { Score(s, 16, 1, 32, Lines{F32: long[:511], Step: 32}, long, 16, long, Lines{}) },
+			"queries":      func() { Score(s, 16, 1, 32, keys, long[:511], 16, long, Lines{}) },
+			"scores":       func() { Score(s, 16, 1, 32, keys, long, 16, long[:255], Lines{}) },
+			"rows":         func() { Score(s, 16, FewRows+1, 32, keys, long, 16, long, Lines{}) },
+			"some keys":    func() { Score(s, 15, 1, 32, keys, long, 16, long, Lines{}) },
+			"values":       func() { Weigh(s, 17, 1, 32, keys, long, 16, long, Lines{}) },
+			"weights":      func() { Weigh(s, 16, 1, 32, keys, long[:255], 16, long, Lines{}) },
+			"sums":         func() { Weigh(s, 16, 1, 32, keys, long, 16, long[:255], Lines{}) },
+			"factors":      func() { Weigh(s, 2, 1, 32, Lines{I8: make([]int8, 64), Scales: x[:1], Step: 32}, x, 16, long, Lines{}) },
+			"one of pair":  func() { Weigh(s, 1, 1, 32, Lines{U16: make([]uint16, 32), Step: 32}, x, 16, long, Lines{}) },
+			"added sums":   func() { s.AddSums(Singles, 1, 32, long, long[:511], 16) },
 			"a":            func() { s.Gemm(4, 16, 1, x[:3], 1, 1, x, 16, x, 16, false) },
 			"b":            func() { s.Gemm(1, 16, 2, x, 1, 1, x[:31], 16, x, 16, false) },
 			"c":            func() { s.Gemm(2, 16, 1, x, 1, 1, x, 16, x[:31], 16, false) },

@@ -251,6 +251,36 @@ func scaleBothAVX512(rows int, dst, src *float32, ld uintptr, f, row *float32)
 func fmaAVX512(rounds int)
 
 //go:noescape
+func score4F32AVX512(groups, blocks int, src *byte, step, ahead uintptr, q *float32, ld uintptr, out, scales *float32)
+
+//go:noescape
+func weigh4F32AVX512(n, slices int, v *byte, step, ahead uintptr, w *float32, ld uintptr, sums, scales *float32)
+
+//go:noescape
+func score4I8AVX512(groups, blocks int, src *byte, step, ahead uintptr, q *float32, ld uintptr, out, scales *float32)
+
+//go:noescape
+func weigh4I8AVX512(n, slices int, v *byte, step, ahead uintptr, w *float32, ld uintptr, sums, scales *float32)
+
+//go:noescape
+func addSums4AVX512(slices int, sums, dst *float32, ld uintptr)
+
+//go:noescape
+func score8F32AVX512(groups, blocks int, src *byte, step, ahead uintptr, q *float32, ld uintptr, out, scales *float32)
+
+//go:noescape
+func weigh8F32AVX512(n, slices int, v *byte, step, ahead uintptr, w *float32, ld uintptr, sums, scales *float32)
+
+//go:noescape
+func score8I8AVX512(groups, blocks int, src *byte, step, ahead uintptr, q *float32, ld uintptr, out, scales *float32)
+
+//go:noescape
+func weigh8I8AVX512(n, slices int, v *byte, step, ahead uintptr, w *float32, ld uintptr, sums, scales *float32)
+
+//go:noescape
+func addSums8AVX512(slices int, sums, dst *float32, ld uintptr)
+
+//go:noescape
 func quantiseAVX2(groups int, src *float32, lds uintptr, dst *uint32)
 
 //go:noescape
@@ -423,6 +453,24 @@ func roundAVX512BF16(k, n int, src *float32, dst *uint32)
 
 //go:noescape
 func dotRowsAVX512BF16(blocks int, src *byte, step, ahead uintptr, x *uint32, out *float32, add bool)
+
+//go:noescape
+func score4BF16AVX512BF16(groups, blocks int, src *byte, step, ahead uintptr, q *float32, ld uintptr, out, scales *float32)
+
+//go:noescape
+func weigh4BF16AVX512BF16(n, slices int, v *byte, step, ahead uintptr, w *float32, ld uintptr, sums, scales *float32)
+
+//go:noescape
+func addSumsPairs4AVX512BF16(slices int, sums, dst *float32, ld uintptr)
+
+//go:noescape
+func score8BF16AVX512BF16(groups, blocks int, src *byte, step, ahead uintptr, q *float32, ld uintptr, out, scales *float32)
+
+//go:noescape
+func weigh8BF16AVX512BF16(n, slices int, v *byte, step, ahead uintptr, w *float32, ld uintptr, sums, scales *float32)
+
+//go:noescape
+func addSumsPairs8AVX512BF16(slices int, sums, dst *float32, ld uintptr)
 
 //go:noescape
 func dotAVX512BF16(rounds int)

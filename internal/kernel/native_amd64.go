@@ -116,6 +116,11 @@ func native() []*Set {
 		fma: fmaAVX512, flops: 2 * 16 * 48,
 	}
 	avx512.bytes = sets[0].bytes
+	avx512.few = &few{
+		score:   [...][2]scoreFunc{Singles: {score4F32AVX512, score8F32AVX512}, Bytes: {score4I8AVX512, score8I8AVX512}},
+		weigh:   [...][2]weighFunc{Singles: {weigh4F32AVX512, weigh8F32AVX512}, Bytes: {weigh4I8AVX512, weigh8I8AVX512}},
+		addSums: [...][2]func(slices int, sums, dst *float32, ld uintptr){Singles: {addSums4AVX512, addSums8AVX512}, Bytes: {addSums4AVX512, addSums8AVX512}},
+	}
 	sets = append(sets, &avx512)
 	best := &avx512
 	if x.HasAVX512VNNI {
@@ -167,6 +172,11 @@ func native() []*Set {
 		expPairs: expPairsAVX512BF16, pair: pairAVX512BF16, round: roundAVX512BF16, dotRows: dotRowsAVX512BF16, rows: 1, depth: 1, tiling: Tiling{TileRows: 48, BlockKeys: 128, StripKeys: 128},
 		dot: dotAVX512BF16, flops: 2 * 32 * 48,
 	}
+	pairsToo := *best.few
+	pairsToo.score[Pairs] = [2]scoreFunc{score4BF16AVX512BF16, score8BF16AVX512BF16}
+	pairsToo.weigh[Pairs] = [2]weighFunc{weigh4BF16AVX512BF16, weigh8BF16AVX512BF16}
+	pairsToo.addSums[Pairs] = [2]func(slices int, sums, dst *float32, ld uintptr){addSumsPairs4AVX512BF16, addSumsPairs8AVX512BF16}
+	bf16.few = &pairsToo
 	if intel() {
 		// Measured: VDPBF16PS does half the operations of VFMADD231PS in a time there, and AMX sixteen times as many.
 		sets = append(sets[:len(sets)-1], &bf16, best)

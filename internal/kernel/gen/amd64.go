@@ -91,6 +91,7 @@ func amd64() *printer {
 		p.scaleBoth()
 		p.fma()
 	}
+	x86{out, avx512}.few(singles, octets)
 	x86{out, avx2}.onBytes()
 	x86{out, avx512vnni}.onBytes()
 	p := x86{out, avx512bf16}
@@ -104,6 +105,7 @@ func amd64() *printer {
 	p.pair()
 	p.round()
 	p.dotRows()
+	p.few(words)
 	p.dot()
 	for _, rows := range []int{2, 1} {
 		for _, cols := range []int{4, 2, 1} {
