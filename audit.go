@@ -109,7 +109,7 @@ func (r *run) guard(res *Result) error {
 			return nil
 		}
 		choice := func(head int) string { return "dense" }
-		if a, ok := method.(anchorAttention); ok && round < rounds {
+		if a, ok := method.(*anchorAttention); ok && round < rounds {
 			a = a.wider(below, float64(3*(int(1)<<(round-1))))
 			choice = func(head int) string { return fmt.Sprintf("theta %g", a.theta(head)) }
 			method = a
@@ -145,7 +145,7 @@ func (r *run) guard(res *Result) error {
 }
 
 // wider returns the planner with Theta larger by so many nats for some heads.
-func (a anchorAttention) wider(heads []bool, by float64) anchorAttention {
+func (a *anchorAttention) wider(heads []bool, by float64) *anchorAttention {
 	thetas := make(Thetas, len(heads))
 	for h, wanted := range heads {
 		if thetas[h] = a.theta(h); !wanted {
@@ -155,8 +155,9 @@ func (a anchorAttention) wider(heads []bool, by float64) anchorAttention {
 			thetas[h] = 0
 		}
 	}
-	a.HeadTheta = thetas
-	return a
+	wide := *a
+	wide.HeadTheta = thetas
+	return &wide
 }
 
 // summarise computes recalls from the audited rows.

@@ -22,8 +22,11 @@ type Call struct {
 
 // Params returns the parameters of the call's planner if that is [AnchorAttention] as published, without [Refinements].
 func (c *Call) Params() (p Params, ok bool) {
-	a, ok := c.Planner.(anchorAttention)
-	return a.Params, ok && !a.auto && a.Pool == 0 && a.Spikes == 0 && a.MaxDensity == 0 && len(a.HeadTheta) == 0
+	a, ok := c.Planner.(*anchorAttention)
+	if !ok {
+		return Params{}, false
+	}
+	return a.Params, !a.auto && a.Pool == 0 && a.Spikes == 0 && a.MaxDensity == 0 && len(a.HeadTheta) == 0
 }
 
 // Dense reports whether the call's planner is [Dense].

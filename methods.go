@@ -117,7 +117,7 @@ func refinedMethod(name, source string, add func(p *Params)) Method {
 		planner: func(p Params, theta float64) Planner {
 			p.Theta, p.HeadTheta = theta, nil
 			add(&p)
-			return anchorAttention{Params: p, name: name}
+			return &anchorAttention{Params: p, name: name}
 		},
 	}
 }
@@ -168,18 +168,18 @@ var catalog = []Method{
 	}),
 	refinedMethod("anchor-spikes", "up to 4 rows that stand out of a block", func(p *Params) { p.Spikes = min(4, p.Block) }),
 	{Name: "anchor-guard", Knob: "target", Value: 0.95, scale: byNines, always: anchorWindow, Source: "Anchor: heads below the target again, by 32 audited rows",
-		planner: func(p Params, _ float64) Planner { return anchorAttention{Params: p, name: "anchor-guard"} },
+		planner: func(p Params, _ float64) Planner { return &anchorAttention{Params: p, name: "anchor-guard"} },
 		more: func(_ context.Context, opt *Options, _ Params, target float64, _ []Sequence) error {
 			opt.TargetRecall, opt.AuditRows = target, max(opt.AuditRows, 32)
 			return nil
 		}},
 	{Name: "anchor-heads", Knob: "target", Value: 0.95, scale: byNines, always: anchorWindow, Source: "Anchor: theta calibrated by head for a mean recall, on the same inputs and not timed",
-		planner: func(p Params, _ float64) Planner { return anchorAttention{Params: p, name: "anchor-heads"} },
+		planner: func(p Params, _ float64) Planner { return &anchorAttention{Params: p, name: "anchor-heads"} },
 		more: func(ctx context.Context, opt *Options, p Params, target float64, seqs []Sequence) error {
 			run := *opt
 			run.AuditRows = max(run.AuditRows, 1024)
 			p, err := Calibrate(ctx, run, p, max(target, 1e-3), seqs...)
-			opt.Planner = anchorAttention{Params: p, name: "anchor-heads"}
+			opt.Planner = &anchorAttention{Params: p, name: "anchor-heads"}
 			return err
 		}},
 	{Name: "anchor-score", Knob: "theta", Value: 0, least: -40, most: 40, always: anchorWindow, Source: anchorPaper + ", without anchor",

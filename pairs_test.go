@@ -49,7 +49,7 @@ func TestBFloat16(t *testing.T) {
 				o, lse, res := mustAttend(t, set, opt, p.as(BFloat16))
 				var params *Params
 				var lists [][]int32
-				if a, ok := planner.(anchorAttention); ok {
+				if a, ok := planner.(*anchorAttention); ok {
 					params, lists = &a.Params, res.StripeSets[0].split()
 					ref := p.solve(params, nil)
 					for i := range lists {

@@ -54,7 +54,7 @@ func BordersOf(p Planner) (b Borders, ok bool) {
 		return Borders{Every: 1, Dense: maxPosition}, true
 	case streaming:
 		return Borders{Every: 1, Tail: p.Tail}, true
-	case anchorAttention:
+	case *anchorAttention:
 		return p.borders(), true
 	case ablation:
 		return p.borders(), true

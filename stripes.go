@@ -8,28 +8,30 @@ import (
 )
 
 // AnchorAttention returns the planner of AnchorAttention: see [Params].
-func AnchorAttention(p Params) Planner { return anchorAttention{Params: p} }
+func AnchorAttention(p Params) Planner { return &anchorAttention{Params: p} }
 
 // Auto returns the planner that is AnchorAttention where stripes pay, and dense where they do not: a head of a group
 // attends to all candidates when those that would be kept are so many that gathering them takes as long, by
 // [Options].Costs. Candidates are first sampled, so that a flat head costs next to no search. The choice depends on the
 // inputs alone, never on a clock; [HeadResult] tells how often it was made.
-func Auto(p Params) Planner { return anchorAttention{Params: p, auto: true} }
+func Auto(p Params) Planner { return &anchorAttention{Params: p, auto: true} }
 
+// It is used by reference: copies of the parameters in every frame would make the stacks of new goroutines grow once more
+// than dense attention does, which short prompts notice.
 type anchorAttention struct {
 	Params
 	auto bool
 	name string // unless it is anchor or auto
 }
 
-func (a anchorAttention) Name() string {
+func (a *anchorAttention) Name() string {
 	if a.auto {
 		return "auto"
 	}
 	return cmp.Or(a.name, "anchor")
 }
 
-func (a anchorAttention) validateFor(s Shape) error {
+func (a *anchorAttention) validateFor(s Shape) error {
 	if n := len(a.HeadTheta); n != 0 && n != s.Heads {
 		return fmt.Errorf("Params.HeadTheta has %d numbers; want one for each of the %d heads, or none", n, s.Heads)
 	}
@@ -46,7 +48,7 @@ func (p *Params) window(start int) (init, local int) {
 // tail returns the first position whose row sees every key, when the last rows, so many of them, do.
 func (s Shape) tail(rows int) int { return max(s.Prompt-rows, 0) }
 
-func (a anchorAttention) Cut(s Shape) []Rows { return a.cut(s) }
+func (a *anchorAttention) Cut(s Shape) []Rows { return a.cut(s) }
 
 // cut cuts the rows into groups and the dense tail.
 func (p *Params) cut(s Shape) []Rows {
@@ -157,11 +159,14 @@ func (p *Params) limit(g *Group, candidates Span) int {
 	return int(max(left, 0)) / (g.To - g.From)
 }
 
-func (a anchorAttention) Plan(g *Group) {
-	candidates, any := a.attendWindow(g)
-	if !any {
-		return
+func (a *anchorAttention) Plan(g *Group) {
+	if candidates, any := a.attendWindow(g); any {
+		a.attendFound(g, candidates)
 	}
+}
+
+// attendFound searches the candidates and attends to what is found.
+func (a *anchorAttention) attendFound(g *Group, candidates Span) {
 	of, limit := candidates.To-candidates.From, a.limit(g, candidates)
 	theta := func(head int) float64 { return a.theta(g.FirstHead + head) }
 	dense := func(kept, of int) bool {
