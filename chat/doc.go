@@ -54,6 +54,6 @@
 //     undefined as nothing, and 1.0 as 1;
 //   - texts that spell numbers are compared as numbers; true is not 1;
 //   - a tuple prints as a list;
-//   - integers have 64 bits, are divided towards 0, and by 0 give 0;
+//   - integers have 64 bits and are divided towards 0;
 //   - text that is not UTF-8 has U+FFFD in place of what is wrong with it.
 package chat
