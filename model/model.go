@@ -10,15 +10,16 @@ package model
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"slices"
 	"unsafe"
 
 	"github.com/anchorattention/anchor/internal/kernel"
 	"github.com/anchorattention/anchor/internal/matrix"
+	"github.com/anchorattention/anchor/internal/mmap"
 	"github.com/anchorattention/anchor/internal/safetensors"
 )
 
@@ -30,8 +31,8 @@ type Model struct {
 	norm            []float32      // [Hidden]
 	layers          []layer
 	weights         []Weight
-	metadata        *Metadata // nil unless the model is a GGUF file
-	files           []mapped  // that the weights lie in
+	metadata        *Metadata   // nil unless the model is a GGUF file
+	files           []io.Closer // that the weights lie in
 }
 
 // A layer is the weights of one decoder block; matrices are [out, in]. Biases and norms that the model has not are nil.
@@ -52,13 +53,6 @@ type Weight struct {
 	Type  string // of its elements: F32, BF16, Q8_0, and so on
 	Shape []int
 	Bytes int
-}
-
-// mapped is a file whose tensors lie in mapped memory.
-type mapped interface {
-	Name() string
-	Holds(address uintptr) bool // whether its contents lie there
-	Close() error
 }
 
 // A source is where weights come from, by the names of Hugging Face's checkpoints.
@@ -228,34 +222,11 @@ func openDirectory(dir string) (m *Model, err error) {
 			s.close()
 		}
 	}()
-	defer guard(func() []mapped { return s.all() }, &err)()
+	defer mmap.Guard(&err)()
 	if m, err = build(cfg, s); err == nil {
 		m.files = s.all()
 	}
 	return m, err
-}
-
-// guard turns a fault upon reading one of the files, because it has been cut short since it was mapped or the disk
-// fails, into an error. It holds until the function that it returns is called, by defer; goroutines of package parallel
-// are guarded, too.
-func guard(files func() []mapped, err *error) (end func()) {
-	before := debug.SetPanicOnFault(true)
-	return func() {
-		debug.SetPanicOnFault(before)
-		p := recover()
-		if p == nil {
-			return
-		}
-		if fault, ok := p.(interface{ Addr() uintptr }); ok {
-			for _, f := range files() {
-				if f.Holds(fault.Addr()) {
-					*err = fmt.Errorf("%s: cannot be read any more; it must not be cut short while it is in use", f.Name())
-					return
-				}
-			}
-		}
-		panic(p)
-	}
 }
 
 // Close unmaps the files of a model that was opened. The model must not be used afterwards.
@@ -347,8 +318,8 @@ func (s *shards) close() {
 }
 
 // all returns the files that are open.
-func (s *shards) all() []mapped {
-	var files []mapped
+func (s *shards) all() []io.Closer {
+	var files []io.Closer
 	for _, f := range s.files {
 		files = append(files, f)
 	}
