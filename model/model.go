@@ -1,7 +1,10 @@
-// Package model runs decoder models in single precision: RMSNorm, rotary embedding, grouped-query attention, a SwiGLU
-// MLP, and a head of its own or tied to the embedding. One block, which a [Config] describes, is that of the families
+// Package model runs decoder models: RMSNorm, rotary embedding, grouped-query attention, a SwiGLU MLP, and a head of its own
+// or tied to the embedding. One block, which a [Config] describes, is that of the families
 // Llama, Mistral, Qwen2 and Qwen3: biases, norms of queries and keys, sliding windows and scaled rotary embeddings are
 // parts of it that a model has or has not.
+//
+// Activations are in single precision. A product rounds them to what goes with its matrix: to bfloat16 for BF16, and to 8 bits with
+// a scale for each 32 numbers for quantised types.
 //
 // [Open] reads a Hugging Face directory or a GGUF file. [Model.Forward] passes tokens through the model after those in a [Cache];
 // attention is that of package anchor, with a planner of the caller's choice.
