@@ -329,6 +329,33 @@ func TestShortPromptIsDense(t *testing.T) {
 	}
 }
 
+// Before [Borders].Dense rows are bitwise those of dense attention, however long the prompt is and wherever its tail begins:
+// prompts share what they have in common there.
+func TestDenseBorders(t *testing.T) {
+	r := rand.New(rand.NewPCG(6, 6))
+	forLevels(t, func(t *testing.T, set *kernel.Set) {
+		for _, dtype := range inputs(set) {
+			for _, par := range []Params{{Block: 32, Step: 2, Init: 115, Local: 118, Theta: -1000}, {Block: 5, Step: 3, Init: 64, Theta: -1000}, {Block: 16, Step: 4, Local: 200, Theta: -1000, Tail: 31}} {
+				planner := AnchorAttention(par)
+				b, ok := BordersOf(planner)
+				if !ok || b.Dense == 0 {
+					t.Fatalf("%+v has borders %+v", par, b)
+				}
+				const heads, dim = 4, 24
+				n := b.Dense + 40
+				p := newProblem(r, heads, 2, n, n, dim)
+				do, dl, _ := mustAttend(t, set, Options{Planner: Dense()}, p.as(dtype))
+				ao, al, _ := mustAttend(t, set, Options{Planner: planner}, p.as(dtype))
+				for h := range heads {
+					if !slices.Equal(bitsOf(ao[0][h*n*dim:][:b.Dense*dim], al[0][h*n:][:b.Dense]), bitsOf(do[0][h*n*dim:][:b.Dense*dim], dl[0][h*n:][:b.Dense])) {
+						t.Errorf("%s, %+v: head %d differs from dense before %d", dtype, par, h, b.Dense)
+					}
+				}
+			}
+		}
+	})
+}
+
 // Memory beyond inputs and outputs does not grow with Nq·Nk: doubling a long prompt leaves it as it is, but for the
 // list of stripes.
 func TestMemory(t *testing.T) {

@@ -76,8 +76,12 @@ func (p *Params) attendWindow(g *Group) (candidates Span, any bool) {
 		g.Attend(StageDense, KeySet{Spans: []Span{{0, g.To}}})
 		return Span{}, false
 	}
+	if init == local { // in one span, so that sums run as those of dense attention
+		g.Attend(StageWindow, KeySet{Spans: []Span{{0, g.To}}})
+		return Span{}, false
+	}
 	g.Attend(StageWindow, KeySet{Spans: []Span{{0, init}, {local, g.To}}})
-	return Span{init, local}, init < local
+	return Span{init, local}, true
 }
 
 // probe returns the probe of the group's blocks, which are made of the parts that Pool and Spikes say.

@@ -270,6 +270,30 @@ func TestToolSource(t *testing.T) {
 	}
 }
 
+// What the engine would reckon with as if it were 0, or divides by though it is, is an error.
+func TestArithmetic(t *testing.T) {
+	for source, want := range map[string]string{
+		"{{ '%s' % 1 }}":                          "arithmetic: a text; want a number",
+		"{{ s % 1 }}":                             "arithmetic: a text; want a number",
+		"{{ 7 - s.upper() }}":                     "arithmetic: a text; want a number",
+		"{{ [1] * 3 }}":                           "product: a list; want a number",
+		"{{ 3 * none }}":                          "product: none; want a number",
+		"{{ 2 ** {'a': 1}['b'] }}":                "arithmetic: something undefined; want a number",
+		"{% if messages.x - 1 > 0 %}{% endif %}":  "arithmetic: something undefined; want a number",
+		"{% set x = (1, 2) // 2 %}":               "arithmetic: a list; want a number",
+		"{{ 1 / 0 }}":                             "division: by 0",
+		"{{ 1 // 0.0 }}":                          "division: by 0",
+		"{{ [7 % (n - n)] | tojson }}":            "division: by 0",
+		"{{ raise_exception('x' ~ 7 % s) }}":      "division: a text; want a number",
+		"{{ {'a': 'b'}['a'] | trim | lower - 1}}": "arithmetic: a text; want a number",
+	} {
+		got, err := renderHere(request{Source: source, Variables: json.RawMessage(`{"s": "text", "n": 5}`)})
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s gives %q, %v; want an error with %q", source, got, err, want)
+		}
+	}
+}
+
 // Text without a tag is rendered as it is, but for its line ends and the last of them.
 func TestPlainText(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

@@ -52,8 +52,10 @@
 //   - an attribute of something undefined is undefined rather than an error;
 //   - + and ~ with a text take what is no text as its spelling, none and
 //     undefined as nothing, and 1.0 as 1;
+//   - + with a number takes what is neither number nor text as 0;
+//   - < and > compare things of different kinds somehow;
 //   - texts that spell numbers are compared as numbers; true is not 1;
 //   - a tuple prints as a list;
-//   - integers have 64 bits, are divided towards 0, and by 0 give 0;
+//   - integers have 64 bits and are divided towards 0;
 //   - text that is not UTF-8 has U+FFFD in place of what is wrong with it.
 package chat

@@ -18,8 +18,11 @@ import (
 
 // Names of ours within the engine.
 const (
-	prefix      = "anchor__"
-	filterPrint = prefix + "print"
+	prefix        = "anchor__"
+	filterPrint   = prefix + "print"
+	filterNumber  = prefix + "arithmetic" // refuses what is no number
+	filterFactor  = prefix + "product"    // and no text, which may be repeated
+	filterDivisor = prefix + "division"   // and 0
 )
 
 // A function is one that templates call. The first argument of a filter or method is what it is applied to.
@@ -109,6 +112,20 @@ func functions(now time.Time) map[string]jinja.Value {
 		add(prefix+"method_"+name, applied(f))
 	}
 	add(filterPrint, applied(func(args []jinja.Value, _ map[string]jinja.Value) (jinja.Value, error) { return printed(args[0]) }))
+	add(filterNumber, applied(func(args []jinja.Value, _ map[string]jinja.Value) (jinja.Value, error) { return toNumber(args[0]) }))
+	add(filterFactor, applied(func(args []jinja.Value, _ map[string]jinja.Value) (jinja.Value, error) {
+		if args[0].IsString() {
+			return args[0], nil
+		}
+		return toNumber(args[0])
+	}))
+	add(filterDivisor, applied(func(args []jinja.Value, _ map[string]jinja.Value) (jinja.Value, error) {
+		v, err := toNumber(args[0])
+		if err == nil && float(v) == 0 {
+			err = errors.New("by 0")
+		}
+		return v, err
+	}))
 	add("raise_exception", func(args []jinja.Value, _ map[string]jinja.Value) (jinja.Value, error) {
 		if len(args) != 1 {
 			return jinja.None(), errors.New("want a message")
@@ -630,6 +647,19 @@ func float(v jinja.Value) float64 {
 		return float64(v.AsInt())
 	}
 	return v.AsFloat()
+}
+
+// toNumber returns a number, which true and false are, too.
+func toNumber(v jinja.Value) (jinja.Value, error) {
+	switch {
+	case v.IsNumber():
+		return v, nil
+	case v.IsBool() && v.IsTruthy():
+		return jinja.NewInt(1), nil
+	case v.IsBool():
+		return jinja.NewInt(0), nil
+	}
+	return v, fmt.Errorf("%s; want a number", kindName(v))
 }
 
 func kindName(v jinja.Value) string {

@@ -13,6 +13,7 @@ import (
 //   - has no text outside of tags: text, trimmed by Jinja2's rules, becomes the output of a literal;
 //   - prints what it prints by the filter filterPrint;
 //   - names our own filters and methods where there are such ones (ownFilters, ownMethods);
+//   - reckons with numbers alone (operands);
 //   - sets variables back at the end of what they are set in;
 //   - has every line where it was, for messages.
 //
@@ -603,6 +604,7 @@ func expression(b *strings.Builder, tokens []token) error {
 		}
 		return tokens[i]
 	}
+	checked := operands(tokens)
 	for i := 0; i < len(tokens); i++ {
 		t, next := tokens[i], at(i+1)
 		switch {
@@ -632,8 +634,96 @@ func expression(b *strings.Builder, tokens []token) error {
 		if !at(i+1).is('o', ".") {
 			b.WriteByte(' ')
 		}
+		if filter := checked[i]; filter != "" {
+			b.WriteString("| " + filter + " ")
+		}
 	}
 	return nil
+}
+
+// operands returns the last tokens of what is reckoned with, and the filters that refuse what it must not be: the engine takes
+// for 0 what is no number, and divides by 0. A filter binds more closely than all operators.
+func operands(tokens []token) map[int]string {
+	filters := map[int]string{}
+	check := func(at int, filter string) {
+		if tokens[at].kind != '0' || strings.Trim(tokens[at].text, "0.") == "" {
+			filters[at] = filter
+		}
+	}
+	for i, t := range tokens {
+		if t.kind != 'o' || !endsOperand(tokens, i-1) {
+			continue
+		}
+		filter := filterNumber
+		switch t.text {
+		case "*":
+			filter = filterFactor
+		case "-", "/", "//", "%", "**":
+		default:
+			continue
+		}
+		if filters[i-1] == "" || filter == filterNumber {
+			check(i-1, filter)
+		}
+		if strings.Contains("//%", t.text) {
+			filter = filterDivisor
+		}
+		if end := operandEnd(tokens, i+1); end >= 0 {
+			check(end, filter)
+		}
+	}
+	return filters
+}
+
+// endsOperand reports whether a value may end with a token: an operator after it is between two.
+func endsOperand(tokens []token, at int) bool {
+	if at < 0 {
+		return false
+	}
+	switch t := tokens[at]; t.kind {
+	case 'o':
+		return t.text == ")" || t.text == "]" || t.text == "}"
+	case 'n':
+		words := []string{"and", "or", "not", "in", "is", "if", "else", "elif", "set", "for", "filter", "call", "macro"}
+		return at > 0 && tokens[at-1].is('o', ".") || !slices.Contains(words, t.text)
+	}
+	return true
+}
+
+// operandEnd returns the last token of the operand that begins at one, with its signs, attributes, calls and filters; −1 if
+// there is none.
+func operandEnd(tokens []token, at int) int {
+	for at < len(tokens) && (tokens[at].is('o', "-") || tokens[at].is('o', "+")) {
+		at++
+	}
+	end := -1
+	for at < len(tokens) {
+		t := tokens[at]
+		switch {
+		case t.is('o', ".") || t.is('o', "|"):
+			if at++; end < 0 || at == len(tokens) {
+				return end
+			}
+		case t.is('o', "(") || t.is('o', "[") || t.is('o', "{") && end < 0:
+			for depth := 0; at < len(tokens); at++ {
+				if u := tokens[at]; u.kind == 'o' && strings.Contains("([{", u.text) {
+					depth++
+				} else if u.kind == 'o' && strings.Contains(")]}", u.text) {
+					if depth--; depth == 0 {
+						break
+					}
+				}
+			}
+			if at == len(tokens) {
+				return end
+			}
+		case t.kind == 'o' || end >= 0:
+			return end
+		}
+		end = at
+		at++
+	}
+	return end
 }
 
 // testOperator returns the operator that is the same as the test that follows is, empty if there is none; the engine knows

@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -52,13 +54,41 @@ type Message struct {
 	More map[string]any
 }
 
-// MarshalJSON writes a message as the object that templates see.
+// MarshalJSON writes a message as the object that templates see: the role, the content, and further fields by name.
 func (m Message) MarshalJSON() ([]byte, error) {
-	all := map[string]any{"role": m.Role, "content": m.Content}
-	for k, v := range m.More {
-		all[k] = v
+	b := []byte("{")
+	add := func(name string, value any) error {
+		key, err := json.Marshal(name)
+		if err != nil {
+			return err
+		}
+		v, err := json.Marshal(value)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		if len(b) > 1 {
+			b = append(b, ',')
+		}
+		b = append(append(append(b, key...), ':'), v...)
+		return nil
 	}
-	return json.Marshal(all)
+	for _, first := range []struct{ name, value string }{{"role", m.Role}, {"content", m.Content}} {
+		var value any = first.value
+		if v, ok := m.More[first.name]; ok {
+			value = v
+		}
+		if err := add(first.name, value); err != nil {
+			return nil, err
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(m.More)) {
+		if name != "role" && name != "content" {
+			if err := add(name, m.More[name]); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return append(b, '}'), nil
 }
 
 // UnmarshalJSON reads a message from an object with a role. A content that is no text goes to More; one that

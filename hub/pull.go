@@ -213,8 +213,7 @@ func patterns(n Name, include []string) (func(string) bool, error) {
 	}, nil
 }
 
-// files returns the files of a list that are wanted;
-// model says that there must be weights.
+// files returns the files of a list that are wanted; model says that there must be weights.
 func (c *Client) files(ctx context.Context, n Name, l *listing, matches func(string) bool, model bool) ([]File, error) {
 	var files []File
 	var names, others []string
@@ -263,10 +262,6 @@ func (c *Client) files(ctx context.Context, n Name, l *listing, matches func(str
 		return nil, fmt.Errorf("has no such file among its %d: %.600q", len(names), names)
 	}
 	return files, nil
-}
-
-func hash40or64(s string) bool {
-	return commit(s) || len(s) == 64 && strings.Trim(s, "0123456789abcdef") == ""
 }
 
 // A cache is a model's part of the cache, all of it reached through root.

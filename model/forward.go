@@ -10,6 +10,7 @@ import (
 	"github.com/anchorattention/anchor"
 	"github.com/anchorattention/anchor/internal/kernel"
 	"github.com/anchorattention/anchor/internal/matrix"
+	"github.com/anchorattention/anchor/internal/mmap"
 	"github.com/anchorattention/anchor/internal/parallel"
 )
 
@@ -82,7 +83,7 @@ func (m *Model) Forward(ctx context.Context, cache *Cache, ids []int32, opt Forw
 // returns the logits of each part, nil for those that are not wanted. They are bitwise those that the part would have alone.
 func (m *Model) ForwardBatch(ctx context.Context, parts []Part, opt ForwardOptions) (logits [][]float32, s Stats, err error) {
 	start := time.Now()
-	defer guard(func() []mapped { return m.files }, &err)()
+	defer mmap.Guard(&err)()
 	f, err := m.newForward(parts, opt)
 	if err != nil {
 		return nil, Stats{}, err

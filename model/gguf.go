@@ -2,14 +2,15 @@ package model
 
 import (
 	"fmt"
+	"io"
 	"math"
 	"slices"
 	"strconv"
 	"strings"
-	"unsafe"
 
 	"github.com/anchorattention/anchor/internal/gguf"
 	"github.com/anchorattention/anchor/internal/matrix"
+	"github.com/anchorattention/anchor/internal/mmap"
 )
 
 // Metadata is what a GGUF file holds beside the model.
@@ -43,13 +44,12 @@ func openGGUF(path string) (m *Model, err error) {
 	if err != nil {
 		return nil, err
 	}
-	files := []mapped{ggufFile{f}}
 	defer func() {
 		if err != nil {
 			f.Close()
 		}
 	}()
-	defer guard(func() []mapped { return files }, &err)()
+	defer mmap.Guard(&err)()
 	cfg, meta, err := ggufConfig(f)
 	if err != nil {
 		return nil, err
@@ -64,18 +64,8 @@ func openGGUF(path string) (m *Model, err error) {
 			return nil, fmt.Errorf("%s: tensor %q is not one of architecture %q", path, t.Name, cfg.Architecture)
 		}
 	}
-	m.metadata, m.files = meta, files
+	m.metadata, m.files = meta, []io.Closer{f}
 	return m, nil
-}
-
-// ggufFile is a mapped file.
-type ggufFile struct{ *gguf.File }
-
-func (f ggufFile) Holds(address uintptr) bool {
-	return slices.ContainsFunc(f.Tensors(), func(t gguf.Tensor) bool {
-		first := uintptr(unsafe.Pointer(unsafe.SliceData(t.Bytes())))
-		return address >= first && address-first < uintptr(len(t.Bytes()))
-	})
 }
 
 const (

@@ -1,7 +1,10 @@
-// Package model runs decoder models in single precision: RMSNorm, rotary embedding, grouped-query attention, a SwiGLU
-// MLP, and a head of its own or tied to the embedding. One block, which a [Config] describes, is that of the families
+// Package model runs decoder models: RMSNorm, rotary embedding, grouped-query attention, a SwiGLU MLP, and a head of its own
+// or tied to the embedding. One block, which a [Config] describes, is that of the families
 // Llama, Mistral, Qwen2 and Qwen3: biases, norms of queries and keys, sliding windows and scaled rotary embeddings are
 // parts of it that a model has or has not.
+//
+// Activations are in single precision. A product rounds them to what goes with its matrix: to bfloat16 for BF16, and to 8 bits with
+// a scale for each 32 numbers for quantised types.
 //
 // [Open] reads a Hugging Face directory or a GGUF file. [Model.Forward] passes tokens through the model after those in a [Cache];
 // attention is that of package anchor, with a planner of the caller's choice.
@@ -10,15 +13,16 @@ package model
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"slices"
 	"unsafe"
 
 	"github.com/anchorattention/anchor/internal/kernel"
 	"github.com/anchorattention/anchor/internal/matrix"
+	"github.com/anchorattention/anchor/internal/mmap"
 	"github.com/anchorattention/anchor/internal/safetensors"
 )
 
@@ -30,8 +34,8 @@ type Model struct {
 	norm            []float32      // [Hidden]
 	layers          []layer
 	weights         []Weight
-	metadata        *Metadata // nil unless the model is a GGUF file
-	files           []mapped  // that the weights lie in
+	metadata        *Metadata   // nil unless the model is a GGUF file
+	files           []io.Closer // that the weights lie in
 }
 
 // A layer is the weights of one decoder block; matrices are [out, in]. Biases and norms that the model has not are nil.
@@ -52,13 +56,6 @@ type Weight struct {
 	Type  string // of its elements: F32, BF16, Q8_0, and so on
 	Shape []int
 	Bytes int
-}
-
-// mapped is a file whose tensors lie in mapped memory.
-type mapped interface {
-	Name() string
-	Holds(address uintptr) bool // whether its contents lie there
-	Close() error
 }
 
 // A source is where weights come from, by the names of Hugging Face's checkpoints.
@@ -228,34 +225,11 @@ func openDirectory(dir string) (m *Model, err error) {
 			s.close()
 		}
 	}()
-	defer guard(func() []mapped { return s.all() }, &err)()
+	defer mmap.Guard(&err)()
 	if m, err = build(cfg, s); err == nil {
 		m.files = s.all()
 	}
 	return m, err
-}
-
-// guard turns a fault upon reading one of the files, because it has been cut short since it was mapped or the disk
-// fails, into an error. It holds until the function that it returns is called, by defer; goroutines of package parallel
-// are guarded, too.
-func guard(files func() []mapped, err *error) (end func()) {
-	before := debug.SetPanicOnFault(true)
-	return func() {
-		debug.SetPanicOnFault(before)
-		p := recover()
-		if p == nil {
-			return
-		}
-		if fault, ok := p.(interface{ Addr() uintptr }); ok {
-			for _, f := range files() {
-				if f.Holds(fault.Addr()) {
-					*err = fmt.Errorf("%s: cannot be read any more; it must not be cut short while it is in use", f.Name())
-					return
-				}
-			}
-		}
-		panic(p)
-	}
 }
 
 // Close unmaps the files of a model that was opened. The model must not be used afterwards.
@@ -347,8 +321,8 @@ func (s *shards) close() {
 }
 
 // all returns the files that are open.
-func (s *shards) all() []mapped {
-	var files []mapped
+func (s *shards) all() []io.Closer {
+	var files []io.Closer
 	for _, f := range s.files {
 		files = append(files, f)
 	}

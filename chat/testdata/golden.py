@@ -146,6 +146,9 @@ small = [
     "{{ v.s|e }}{{ '<a>' | escape }}{{ 'x\ny' | indent }}{{ 'x\ny' | indent(2, true) }}{{ 'ab cd' | title }}{{ 'ab CD' | capitalize }}{{ 3.7 | int }}{{ '5' | int + 1 }}",
     "{{ raise_exception('No: ' ~ v.i) }}",
     "{% for m in messages %}{{ m.role }}: {{ m['content'] | trim }}\n{% endfor %}{{ tools }}{{ documents }}{{ add_generation_prompt }}{{ pad_token }}",
+    "{{ messages[0] | tojson }}{{ messages[0] }}{{ messages[0].items() | list | length }}",
+    "{{ (v.i - 1) // 2 }}{{ v.l[0] - v.l | length % 3 }}{{ -v.i * 2 - -1 }}{{ v.t - 1 }}{{ v.d['a']['items'][0] % 2 == 0 }}{{ 2 * ('-' * 3) | length }}{{ v.p[0].k - 1 }}",
+    "{{ 'ab' * v.i }}{{ v.s * 2 }}{{ v.d.get('z') * 3 }}{% for x in v.u[:v.u | length - 1] %}{{ loop.index0 % 2 }}{% endfor %}{% if not v.i % 2 %}a{% else %}b{% endif %}",
 ]
 
 cases = []

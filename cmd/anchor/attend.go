@@ -13,6 +13,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/anchorattention/anchor"
+	"github.com/anchorattention/anchor/internal/mmap"
 	"github.com/anchorattention/anchor/internal/parallel"
 	"github.com/anchorattention/anchor/internal/safetensors"
 	"github.com/anchorattention/anchor/report"
@@ -138,6 +139,7 @@ func (a *attend) run(c *cobra.Command, in string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
+	defer mmap.Guard(&err)()
 	if err := a.checkOutputs(in); err != nil {
 		return err
 	}

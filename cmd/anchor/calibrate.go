@@ -10,6 +10,7 @@ import (
 	"github.com/anchorattention/anchor"
 	"github.com/anchorattention/anchor/bench"
 	"github.com/anchorattention/anchor/internal/atomicfile"
+	"github.com/anchorattention/anchor/internal/mmap"
 	"github.com/anchorattention/anchor/internal/safetensors"
 	"github.com/spf13/cobra"
 )
@@ -72,6 +73,7 @@ their own: none, as long as the number of heads is the same.`,
 				return err
 			}
 			defer func() { err = errors.Join(err, file.Close()) }()
+			defer mmap.Guard(&err)()
 			b, err := readBatch(file)
 			if err != nil {
 				return err

@@ -11,6 +11,7 @@ import (
 
 	"github.com/anchorattention/anchor"
 	"github.com/anchorattention/anchor/bench"
+	"github.com/anchorattention/anchor/internal/mmap"
 	"github.com/anchorattention/anchor/internal/safetensors"
 	"github.com/spf13/cobra"
 )
@@ -100,7 +101,7 @@ func describeMethods() string {
 	out.WriteString("Methods, their knobs, and what they attend to whatever they find, beside the tail:\n\n")
 	for _, m := range anchor.Methods() {
 		if m.Knob != "" {
-			fmt.Fprintf(&out, "  %-13s %-9s %s (%s)\n", m.Name, m.Knob, m.Always(anchor.DefaultParams()), m.Source)
+			fmt.Fprintf(&out, "  %-15s %-9s %s (%s)\n", m.Name, m.Knob, m.Always(anchor.DefaultParams()), m.Source)
 		}
 	}
 	return strings.TrimRight(out.String(), "\n")
@@ -160,6 +161,7 @@ func (x *comparison) run(c *cobra.Command, files []string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, closeAll()) }()
+	defer mmap.Guard(&err)()
 	if err := x.config.Validate(); err != nil {
 		return usageError{err}
 	}

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/anchorattention/anchor/generate"
 	"github.com/anchorattention/anchor/tokenizer"
@@ -26,8 +28,8 @@ The prompt is the texts of all --file, in order, and PROMPT, with an empty line 
 each two, as they stand; without any of these it is stdin. With --chat it is a message
 to a model that was trained on conversations, put as the model's own chat template
 says. A conversation begins with the messages of --history and the instructions of
---system. With --interactive it goes on: each line of stdin is a message, of which the
-first comes after the texts. Whole groups of block·step tokens at the beginning, 2048 of
+--system. With --interactive it goes on: each line of stdin is a message, and the texts
+come before the first one, or with PROMPT are a message of their own. Whole groups of block·step tokens at the beginning, 2048 of
 them, are not read again. Ctrl-C ends an answer, and at the prompt the program. Text that
 spells a model's special tokens is read as these.
 
@@ -126,6 +128,8 @@ func (g *generation) check(c *cobra.Command, args []string) error {
 		return usageError{fmt.Errorf("--logprobs is %d; want ≥ 0", g.logProbs)}
 	case g.likely && !*g.json:
 		return usageError{errors.New("--logprobs is given without --json; want the two together")}
+	case slices.ContainsFunc(g.stop, func(text string) bool { return text == "" || !utf8.ValidString(text) }):
+		return usageError{fmt.Errorf("--stop is %q; want some text in UTF-8 each", g.stop)}
 	case len(args) == 0 && len(g.files) == 0 && !g.interactive && isTerminal(c.InOrStdin()):
 		return usageError{errNoPrompt}
 	}
@@ -158,6 +162,12 @@ func (g *generation) run(c *cobra.Command, args []string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, m.Close()) }()
+	switch cfg := m.Config(); {
+	case c.Flags().Changed("max-tokens") && g.maxTokens > cfg.MaxPositions:
+		return usageError{fmt.Errorf("--max-tokens is %d; want 1 … %d, the model's context", g.maxTokens, cfg.MaxPositions)}
+	case g.logProbs > cfg.Vocab:
+		return usageError{fmt.Errorf("--logprobs is %d; want 0 … %d, the model's tokens", g.logProbs, cfg.Vocab)}
+	}
 	tok, err := m.tokenizer()
 	if err != nil {
 		return err

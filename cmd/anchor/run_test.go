@@ -250,7 +250,9 @@ func TestRunTooLong(t *testing.T) {
 		{[]string{prompt, "--cache-memory", "100KiB"}, "takes 8 pages of 128 tokens, 393216 bytes; the limit is 2 pages, 98304 bytes"},
 		{[]string{prompt, "--cache-memory", "12"}, "want at least 49152"},
 		{[]string{prompt, "--dense-layers", "3"}, `--dense-layers is "3"; the model has 3, from 0`},
-		{[]string{prompt, "--logprobs", "99999", "--json"}, "TopLogProbs is 99999"},
+		{[]string{prompt, "--logprobs", "99999", "--json"}, "--logprobs is 99999; want 0 …"},
+		{[]string{prompt, "--max-tokens", "1025"}, "--max-tokens is 1025; want 1 … 1024, the model's context"},
+		{[]string{prompt, "--stop", ""}, `--stop is [""]; want some text`},
 	} {
 		status, stdout, stderr := anchorCommand(t, append([]string{"run", "--model", dir}, k.args...)...)
 		if status == 0 || stdout != "" || !strings.Contains(stderr, k.want) {

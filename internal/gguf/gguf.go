@@ -65,7 +65,7 @@ type Tensor struct {
 }
 
 // Open maps a file into memory. The file must not be cut short while it is open: to touch what is gone ends the
-// program. A model that is split over several files is an error.
+// program, but where [mmap.Guard] holds. A model that is split over several files is an error.
 func Open(path string) (*File, error) {
 	file, err := mmap.Open(path)
 	if err != nil {

@@ -39,5 +39,5 @@ func open(path string) (_ *File, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("mmap: %w", err)
 	}
-	return &File{data, file, func() error { return errors.Join(unix.Munmap(data), file.Close()) }}, nil
+	return &File{data: data, file: file, close: func() error { return errors.Join(unix.Munmap(data), file.Close()) }}, nil
 }

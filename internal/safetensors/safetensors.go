@@ -53,7 +53,7 @@ type Info struct {
 }
 
 // Open maps a file into memory. The file must not be cut short while it is open: to touch what is gone ends the
-// program, or panics where debug.SetPanicOnFault is set; see Holds.
+// program, but where [mmap.Guard] holds.
 func Open(path string) (*File, error) {
 	file, err := mmap.Open(path)
 	if err != nil {
@@ -89,12 +89,6 @@ func (f *File) Close() error {
 
 // Name returns the path that the file was opened with.
 func (f *File) Name() string { return f.name }
-
-// Holds reports whether elements of the file's tensors lie at the address.
-func (f *File) Holds(address uintptr) bool {
-	first := uintptr(unsafe.Pointer(unsafe.SliceData(f.data)))
-	return address >= first && address-first < uintptr(len(f.data))
-}
 
 // Info returns the description of the named tensor and whether there is one.
 func (f *File) Info(name string) (Info, bool) {
