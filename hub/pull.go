@@ -2,6 +2,7 @@ package hub
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha1"
 	"crypto/sha256"
 	"encoding/hex"
@@ -333,10 +334,9 @@ func (k *cache) write(name, text string) error {
 	})
 }
 
-// beside makes a file of another name, by make, and gives it its own.
+// beside makes a file of another name, which nobody else's has, by make, and gives it its own.
 func (k *cache) beside(name string, make func(beside string) error) error {
-	beside := name + fmt.Sprintf(".%d.incomplete", os.Getpid())
-	k.root.Remove(beside)
+	beside := name + "." + rand.Text() + ".incomplete"
 	err := make(beside)
 	if err == nil {
 		err = k.root.Rename(beside, name)
