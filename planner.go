@@ -40,29 +40,39 @@ type Shape struct {
 // First returns the absolute position of the first query row.
 func (s Shape) First() int { return s.Keys - s.Queries }
 
-// Borders says where prompts can be cut under a planner. With ok, what a row at a position before a multiple of every attends to
-// depends on no token from there on, nor on the length of the prompt as long as it is not among its last tail rows. So a prompt
-// that is cut there is done as in one call, and two prompts that are the same up to there, with more than tail rows to come,
-// are done alike so far. Without ok, the planner looks at the end of each call, as MInference and FlexPrefill do, or is not of
-// this package.
-func Borders(p Planner) (every, tail int, ok bool) {
+// Borders say where prompts can be cut under a planner. What a row at a position before a multiple of Every attends to depends on no
+// token from there on, nor on the length of the prompt as long as it is not among its last Tail rows. So a prompt that is
+// cut there is done as in one call, and two prompts that are the same up to there, with Tail rows or more to come, are done
+// alike so far. Rows at positions before Dense see every key, whatever comes after them.
+type Borders struct{ Every, Tail, Dense int }
+
+// BordersOf returns the borders of a planner of this package, but for those that look at the end of each call, as MInference
+// and FlexPrefill do: these have none.
+func BordersOf(p Planner) (b Borders, ok bool) {
 	switch p := p.(type) {
 	case dense:
-		return 1, 0, true
+		return Borders{Every: 1, Dense: maxPosition}, true
 	case streaming:
-		return 1, p.Tail, true
+		return Borders{Every: 1, Tail: p.Tail}, true
 	case anchorAttention:
-		return p.group(), p.Tail, true
+		return p.borders(), true
 	case ablation:
-		return p.group(), p.Tail, true
+		return p.borders(), true
 	case xAttention:
-		return xBlock, p.Tail, true
+		return Borders{Every: xBlock, Tail: p.Tail}, true
 	case vecAttention:
-		return p.Rows, p.Tail, true
+		return Borders{Every: p.Rows, Tail: p.Tail}, true
 	case oracle:
-		return p.Rows, p.Tail, true
+		return Borders{Every: p.Rows, Tail: p.Tail}, true
 	}
-	return 0, 0, false
+	return Borders{}, false
+}
+
+// borders counts the groups before which there is nothing but the window.
+func (p *Params) borders() Borders {
+	size := p.group()
+	windowed := (p.Init+p.Local)/size + 1
+	return Borders{Every: size, Tail: p.Tail, Dense: windowed * size}
 }
 
 // Rows is a run of consecutive query rows that are planned together, for query heads that share a KV head.

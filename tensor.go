@@ -231,11 +231,30 @@ func (t *Tensor) read(kernels *kernel.Set, dst []float32, head, row int) {
 	case Int8:
 		page, from, _, _ := t.find(head, row)
 		scale := t.scales[page][head*t.pageRows+row%t.pageRows]
-		row := t.i8[page][from:][:t.dim]
-		dst = dst[:len(row)]
-		for i, x := range row {
-			dst[i] = scale * float32(x)
-		}
+		widen(dst, t.i8[page][from:][:t.dim])
+		kernels.Scale(dst[:t.dim], dst[:t.dim], scale)
+	}
+}
+
+// byteValues are the single-precision numbers of all bytes: looking one up is a third of the work of converting it.
+var byteValues = func() (all [256]float32) {
+	for i := range all {
+		all[i] = float32(int8(i))
+	}
+	return all
+}()
+
+// widen writes whole numbers to dst, which is as long or longer.
+func widen(dst []float32, src []int8) {
+	for len(src) >= 8 && len(dst) >= 8 {
+		dst[0], dst[1] = byteValues[uint8(src[0])], byteValues[uint8(src[1])]
+		dst[2], dst[3] = byteValues[uint8(src[2])], byteValues[uint8(src[3])]
+		dst[4], dst[5] = byteValues[uint8(src[4])], byteValues[uint8(src[5])]
+		dst[6], dst[7] = byteValues[uint8(src[6])], byteValues[uint8(src[7])]
+		dst, src = dst[8:], src[8:]
+	}
+	for i, x := range src {
+		dst[i] = byteValues[uint8(x)]
 	}
 }
 

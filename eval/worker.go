@@ -65,6 +65,18 @@ func (w *Worker) task(j *Job) (*Task, error) {
 	return t, nil
 }
 
+// Check is like Accepts, and reports too whether the sample cannot be made, of too short a length for example.
+func (w *Worker) Check(j *Job) error {
+	t, err := w.task(j)
+	if err != nil {
+		return err
+	}
+	if _, err := w.sample(t, j); err != nil {
+		return fmt.Errorf("%s: %w", j, err)
+	}
+	return nil
+}
+
 // sample makes the sample of a job.
 func (w *Worker) sample(t *Task, j *Job) (*Sample, error) {
 	w.mu.Lock()

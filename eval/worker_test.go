@@ -134,7 +134,7 @@ func TestAccepts(t *testing.T) {
 		"length is 1048577; want 1 … 1048576":             func(j *eval.Job) { j.Length = 1<<20 + 1 },
 		"index is -1":                                     func(j *eval.Job) { j.Index = -1 },
 		"audit is -1":                                     func(j *eval.Job) { j.Audit = -1 },
-		"does not fit into":                               func(j *eval.Job) { j.Length = 100 },
+		"does not fit":                                    func(j *eval.Job) { j.Length = 100 },
 		"Attention.Method is \"no\"; want one of":         func(j *eval.Job) { j.Attention.Method = "no" },
 	} {
 		j := good

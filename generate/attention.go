@@ -67,8 +67,8 @@ func (a Attention) Planner() (anchor.Planner, error) {
 	return p, nil
 }
 
-// validate reports what is out of range for a model of so many layers.
-func (a Attention) validate(layers int) error {
+// validate reports what is out of range for a model of so many layers and query heads.
+func (a Attention) validate(layers, heads int) error {
 	for _, l := range a.DenseLayers {
 		if l < 0 || l >= layers {
 			return fmt.Errorf("Attention.DenseLayers has %d; want 0 … %d", l, layers-1)
@@ -76,6 +76,9 @@ func (a Attention) validate(layers int) error {
 	}
 	if a.DenseBelow < 0 {
 		return fmt.Errorf("Attention.DenseBelow is %d; want ≥ 0", a.DenseBelow)
+	}
+	if n := len(a.Params.HeadTheta); n != 0 && n != heads {
+		return fmt.Errorf("Attention.Params.HeadTheta has %d numbers; want one for each of the model's %d heads, or none", n, heads)
 	}
 	_, err := a.Planner()
 	return err

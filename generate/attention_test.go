@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"math"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -101,7 +102,7 @@ func TestAttentionPlanner(t *testing.T) {
 
 // Names of pages tell apart whatever keys and values depend on, and nothing else.
 func TestPrefixNames(t *testing.T) {
-	params := anchor.Params{Block: 32, Step: 6, Tail: 20} // groups of 192, units of 384
+	params := anchor.Params{Block: 32, Step: 6, Tail: 20} // groups of 192: units of 128, 256 and then 384 tokens
 	names := func(a Attention, costs *anchor.Costs, prompt []int32) []model.Key {
 		p, err := a.Planner()
 		if err != nil {
@@ -111,7 +112,7 @@ func TestPrefixNames(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return prefix.keys(prompt)
+		return slices.Concat(prefix.keys(prompt)...)
 	}
 	a := Attention{Method: "anchor", Params: params}
 	prompt := make([]int32, 1000)
@@ -149,10 +150,13 @@ func TestPrefixNames(t *testing.T) {
 	same("again", names(a, nil, prompt), 6)
 	same("after what can be shared", names(a, nil, change(768)), 6)
 	same("last token of a group", names(a, nil, change(767)), 3)
-	same("first unit's end", names(a, nil, change(383)), 0) // though its first page has the same tokens
+	same("second unit's end", names(a, nil, change(383)), 1) // though its first page has the same tokens
+	same("first page's end", names(a, nil, change(127)), 0)
 	same("first token", names(a, nil, change(0)), 0)
 	same("shorter", names(a, nil, prompt[:788]), 6)
-	same("tail in the second unit", names(a, nil, prompt[:787]), 3)
+	same("tail in the third unit", names(a, nil, prompt[:787]), 3)
+	same("tail in the second unit", names(a, nil, prompt[:400]), 1)
+	same("tail in the first", names(a, nil, prompt[:129]), 1)
 	other := a
 	other.Params.Theta = 1
 	same("theta", names(other, nil, prompt), 0)
@@ -170,4 +174,41 @@ func TestPrefixNames(t *testing.T) {
 	if got := names(Attention{Method: "dense"}, nil, prompt[:256]); len(got) != 1 { // a token must be left
 		t.Errorf("dense attention shares %d pages of 256 tokens; want 1", len(got))
 	}
+}
+
+// Whatever a section holds, it is read or refused; what is read can be written and read again, and has a planner or an error.
+func FuzzAttention(f *testing.F) {
+	f.Add([]byte(`{"method": "auto", "params": {"theta": "inf", "head_theta": [1, "-inf"]}, "dense_layers": [0, 1], "dense_below": 4096}`))
+	f.Add([]byte(`{"method": "xattention", "value": 0.9}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		a := DefaultAttention()
+		if err := json.Unmarshal(data, &a); err != nil {
+			if d := cmp.Diff(DefaultAttention(), a); d != "" {
+				t.Fatalf("an error leaves %s", d)
+			}
+			return
+		}
+		if p, err := a.Planner(); (p == nil) == (err == nil) {
+			t.Fatalf("planner %v, error %v", p, err)
+		}
+		again, err := json.Marshal(a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var b Attention
+		if err := json.Unmarshal(again, &b); err != nil || !reflect.DeepEqual(normal(a), normal(b)) {
+			t.Fatalf("%s reads as %+v, error %v; want %+v", again, b, err, a)
+		}
+	})
+}
+
+// normal makes no difference between none and an empty list.
+func normal(a Attention) Attention {
+	if len(a.DenseLayers) == 0 {
+		a.DenseLayers = nil
+	}
+	if len(a.Params.HeadTheta) == 0 {
+		a.Params.HeadTheta = nil
+	}
+	return a
 }

@@ -28,10 +28,11 @@
 // least recently used go first. Under a sparse method keys and values depend on more than the tokens before them. A group of
 // rows is searched as a whole, so they depend on the tokens up to the group's end; and rows of a prompt's tail, which see
 // every key, and of a group that the tail cuts short are done in another way than the same rows of a longer prompt. So
-// sharing ends at the last border of groups, and of pages, that lies before the tail of both prompts, where results still equal those
-// of one call. A page is found by a SHA-256 over all tokens to the end of its group and the
-// parameters of attention; an engine's pages belong to its model. Tokens that were generated are not shared: they were
-// attended to densely, as a prompt's are not.
+// sharing ends at the last border of groups, and of pages, that lies before the tail of both prompts, where results still
+// equal those of one call. Where every row sees every key anyway, which is everywhere under dense attention and in the first
+// group of AnchorAttention, it ends with any page. A page is found by a SHA-256 over all tokens to the end of its group and
+// the parameters of attention; an engine's pages belong to its model. Tokens that were generated are not shared: they
+// were attended to densely, as a prompt's are not.
 //
 // # Tokens
 //

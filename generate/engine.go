@@ -13,6 +13,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/anchorattention/anchor"
+	"github.com/anchorattention/anchor/internal/parallel"
 	"github.com/anchorattention/anchor/model"
 	"github.com/anchorattention/anchor/tokenizer"
 )
@@ -22,7 +23,7 @@ type Options struct {
 	Attention  Attention
 	CacheType  anchor.DType  // of keys and values: F32, BF16, F16 or I8; 0 means F32
 	CacheBytes int64         // memory for the keys and values of all sequences; 0 means what the longest one takes
-	Chunk      int           // tokens of prompts that pass through the model at once, more or less; 0 means 4096
+	Chunk      int           // tokens of prompts that pass through the model at once, more or less; 0 means 2048 a thread, 4096 at least
 	Sequences  int           // that are worked on side by side at most; 0 means 16
 	Costs      *anchor.Costs // see anchor.Options
 	Threads    int           // goroutines to compute on; 0 means GOMAXPROCS
@@ -39,10 +40,12 @@ type Request struct {
 	LogProbs    bool                 // the log-probability of each token is wanted
 	TopLogProbs int                  // and those of so many of the likeliest, with LogProbs
 
-	AuditRows int // rows of the prompt, of each head and layer, whose exact recall is measured; 0 means no audit
+	// AuditRows is of how many rows of the prompt, of each head and layer, the exact recall is measured; 0 means no audit. A
+	// prompt that is audited is read while others wait.
+	AuditRows int
 
 	// Progress, when set, is called now and then with the share of the prompt's work that is done, ascending in
-	// [0, 1], by one goroutine at a time.
+	// [0, 1], by one goroutine at a time. All requests wait for it.
 	Progress func(share float64)
 	// Token, when set, is called with each token as it comes, by the goroutine that called Generate. Its error ends the
 	// generation.
@@ -98,9 +101,8 @@ type sequence struct {
 	cancel context.CancelCauseFunc
 	start  time.Time
 
-	dense   bool // the prompt is attended to densely
-	prefix  *prefix
-	keys    []model.Key // of the pages of the prompt that can be shared
+	dense   bool          // the prompt is attended to densely
+	keys    [][]model.Key // of the pages of the prompt that can be shared, by unit
 	cache   *model.Cache
 	next    int32 // the last token, which is not in the cache yet
 	sampler *sampler
@@ -122,7 +124,7 @@ func New(m *model.Model, opt Options) (*Engine, error) {
 	c := m.Config()
 	planner, err := opt.Attention.Planner()
 	if err == nil {
-		err = opt.Attention.validate(c.Layers)
+		err = opt.Attention.validate(c.Layers, c.Heads)
 	}
 	if err == nil && opt.Costs != nil {
 		err = opt.Costs.Validate()
@@ -142,13 +144,14 @@ func New(m *model.Model, opt Options) (*Engine, error) {
 		opt.CacheType = anchor.Float32
 	}
 	if opt.Chunk == 0 {
-		opt.Chunk = 4096
+		opt.Chunk = max(4096, 2048*parallel.Threads(opt.Threads))
 	}
 	if opt.Sequences == 0 {
 		opt.Sequences = 16
 	}
 	e := &Engine{model: m, opt: opt, planner: planner}
-	e.every, _, e.decodes = anchor.Borders(planner)
+	borders, ok := anchor.BordersOf(planner)
+	e.every, e.decodes = borders.Every, ok
 	bytes := opt.CacheBytes
 	if bytes == 0 {
 		bytes = math.MaxInt64
@@ -280,7 +283,7 @@ func (e *Engine) sequence(ctx context.Context, r Request) (*sequence, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.prefix, s.keys = &prefix, prefix.keys(s.Prompt)
+	s.keys = prefix.keys(s.Prompt)
 	s.sampler = newSampler(r.Sampling, s.Prompt)
 	if r.Tokenizer != nil {
 		s.writer = &writer{stream: r.Tokenizer.NewStream(true), stop: r.Stop}
@@ -359,8 +362,7 @@ func (e *Engine) admit() []*sequence {
 	})
 	for len(e.waiting) > 0 && len(e.active) < e.opt.Sequences {
 		s := e.waiting[0]
-		step := max(s.prefix.pages, 1)
-		cache, err := e.pool.NewCache(e.tokens(&s.Request), s.keys, step)
+		cache, err := e.pool.NewCache(e.tokens(&s.Request), s.keys)
 		if errors.Is(err, model.ErrFull) {
 			break // until one of the active ones is done
 		}
@@ -471,13 +473,16 @@ func (e *Engine) step(all []*sequence) {
 			continue
 		}
 		p.stats.read(stats)
-		shared := p.cache.Len() / model.PageTokens
-		if n := min(shared, len(p.keys)); n > 0 {
-			// Whole units: the rest of one that is cut short is not what its name says.
-			if err := p.cache.Share(p.keys[:n-n%p.prefix.pages]); err != nil {
-				p.err = err
-				continue
+		var whole []model.Key // of the units that are there
+		for _, keys := range p.keys {
+			if (len(whole)+len(keys))*model.PageTokens > p.cache.Len() {
+				break
 			}
+			whole = append(whole, keys...)
+		}
+		if err := p.cache.Share(whole); err != nil {
+			p.err = err
+			continue
 		}
 		if p.to == len(p.Prompt) {
 			first := time.Now()

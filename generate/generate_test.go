@@ -222,6 +222,7 @@ func TestErrors(t *testing.T) {
 		{generate.Options{Attention: generate.Attention{Method: "anchor"}}, "Params.Block is 0"},
 		{generate.Options{Attention: generate.Attention{Method: "dense", DenseLayers: []int{1}}}, "DenseLayers has 1; want 0 … 0"},
 		{generate.Options{Attention: generate.Attention{Method: "dense", DenseBelow: -1}}, "DenseBelow is -1"},
+		{generate.Options{Attention: generate.Attention{Method: "dense", Params: anchor.Params{Refinements: anchor.Refinements{HeadTheta: anchor.Thetas{1, 2}}}}}, "HeadTheta has 2 numbers"},
 		{generate.Options{Attention: dense, Chunk: -1}, "Chunk is -1"},
 		{generate.Options{Attention: dense, Sequences: -1}, "Sequences is -1"},
 		{generate.Options{Attention: dense, Threads: -1}, "Threads is -1"},
@@ -275,7 +276,8 @@ func logProbs(r *generate.Result) []float64 {
 	return all
 }
 
-var small = anchor.Params{Block: 16, Step: 4, Init: 8, Local: 8, Theta: 1, Tail: 20}
+// small are parameters under which half the candidates of random heads are kept.
+var small = anchor.Params{Block: 16, Step: 4, Init: 8, Local: 8, Theta: 2.5, Tail: 20}
 
 // Whatever the chunks, whatever other requests there are, and whatever prefix another prompt has left behind: a request gets,
 // bit by bit, what it gets alone and in one call.
@@ -283,19 +285,25 @@ func TestSameAsAlone(t *testing.T) {
 	m := noise(t, 2000)
 	common := randomPrompt(600, 1)
 	var requests []generate.Request
-	for i, n := range []int{1, 40, 128, 300, 520, 555, 600} {
+	for i, n := range []int{1, 40, 128, 300, 400, 555, 600} {
 		prompt := append(slices.Clone(common[:n]), randomPrompt(5+37*i, uint64(2+i))...)
 		requests = append(requests, generate.Request{
 			Prompt: prompt, MaxTokens: 2 + i, LogProbs: true, TopLogProbs: 3,
 			Sampling: generate.Sampling{Temperature: 1, Seed: uint64(i)},
 		})
 	}
-	theta := anchor.Thetas{0, 1, 2, 30}
+	for i, n := range []int{130, 390, 400, 600} { // tails where others share
+		requests = append(requests, generate.Request{
+			Prompt: common[:n], MaxTokens: 2, LogProbs: true, Sampling: generate.Sampling{Temperature: 1, Seed: uint64(i)},
+		})
+	}
+	theta := anchor.Thetas{1, 2, 3, 30}
 	heads := small
 	heads.HeadTheta = theta
 	for _, a := range []generate.Attention{
 		dense,
 		{Method: "anchor", Params: small},
+		{Method: "anchor", Params: anchor.Params{Block: 16, Step: 12, Init: 8, Local: 8, Theta: 2.5, Tail: 20}, DenseLayers: []int{1}}, // groups that pages cut
 		{Method: "auto", Params: heads, DenseLayers: []int{0, 2}},
 		{Method: "anchor", Params: small, DenseBelow: 300},
 		{Method: "vecattention", Params: small},
@@ -303,7 +311,7 @@ func TestSameAsAlone(t *testing.T) {
 		{Method: "flexprefill", Params: small},
 	} {
 		types := []anchor.DType{anchor.Float32}
-		if a.Method == "anchor" && a.DenseBelow == 0 {
+		if a.Method == "anchor" && a.DenseBelow == 0 && a.DenseLayers == nil {
 			types = []anchor.DType{anchor.Float32, anchor.BFloat16, anchor.Float16, anchor.Int8}
 		}
 		for _, dtype := range types {
@@ -333,7 +341,7 @@ func TestSameAsAlone(t *testing.T) {
 					})
 				}
 				wg.Wait()
-				_, _, sharing := anchor.Borders(mustPlanner(t, a))
+				_, sharing := anchor.BordersOf(mustPlanner(t, a))
 				if got := slices.Max(cached); round == 1 && (got == 0) == sharing {
 					t.Errorf("%s: %d tokens at most were cached", a.Method, got)
 				}
@@ -384,7 +392,7 @@ func mustPlanner(t *testing.T, a generate.Attention) anchor.Planner {
 // A prompt takes over what whole groups before both tails have in common with earlier ones, and nothing else.
 func TestPrefix(t *testing.T) {
 	m := noise(t, 4000)
-	a := generate.Attention{Method: "anchor", Params: anchor.Params{Block: 32, Step: 6, Init: 8, Local: 8, Theta: 1, Tail: 20}} // groups of 192: units of 384
+	a := generate.Attention{Method: "anchor", Params: anchor.Params{Block: 32, Step: 6, Init: 8, Local: 8, Theta: 1, Tail: 20}} // groups of 192: units end at 128, 384 and 768
 	common := randomPrompt(1000, 1)
 	with := func(n, rest int, seed uint64) []int32 {
 		return append(slices.Clone(common[:n]), randomPrompt(rest, seed)...)
@@ -400,11 +408,13 @@ func TestPrefix(t *testing.T) {
 		{common[:787], 384},      // the tail reaches into the second unit
 		{common, 768},            // more of the same
 		{with(767, 100, 2), 384}, // differs in the last token of the second unit
-		{with(383, 500, 3), 0},   // and of the first
-		{with(383, 500, 3), 768}, // which is another's first now
+		{with(383, 500, 3), 128}, // and of the one before
+		{with(383, 500, 3), 768}, // which is another's now
 		{common, 768},
 		{with(384, 500, 4), 384},
-		{common[:384], 0}, // a tail of its own
+		{common[:384], 128}, // a tail of its own
+		{common[:128], 0},   // a token must be left
+		{common[:129], 128}, // the first group has no tail
 	} {
 		r, err := e.Generate(t.Context(), generate.Request{Prompt: c.prompt, MaxTokens: 1})
 		if err != nil {

@@ -15,18 +15,19 @@ import (
 // what rows attended to. The rows of the tail see every key, and a group that the tail cuts short is searched with fewer
 // rows. So what is shared are units: whole groups, and whole pages, that lie before the tail of the prompt that computed
 // them and before that of the one that reads them. The name of a page is a hash of all tokens up to the end of its unit, not of
-// its page: a page in the middle of a group depends on the tokens after it too.
+// its page: a page in the middle of a group depends on the tokens after it too. Only where every row sees every key, as in
+// the first group of AnchorAttention, each page is a unit, and rows of the tail are like all others.
 type prefix struct {
 	root  [sha256.Size]byte // of all that keys and values depend on beside tokens
-	unit  int               // tokens that are shared or not, a multiple of those of a page; 0 shares nothing
-	pages int               // of a unit
-	tail  int               // last tokens of a prompt that are not shared
+	dense int               // tokens, in whole pages, before which each page is a unit
+	unit  int               // units after that end at multiples of so many tokens, whole pages; 0 shares nothing
+	tail  int               // last tokens of a prompt that are in none of those
 }
 
 // newPrefix returns what prompts share that are attended to by a planner, under parameters that the given values are
 // all of.
 func newPrefix(planner anchor.Planner, params ...any) (prefix, error) {
-	every, tail, ok := anchor.Borders(planner)
+	b, ok := anchor.BordersOf(planner)
 	if !ok {
 		return prefix{}, nil
 	}
@@ -34,8 +35,12 @@ func newPrefix(planner anchor.Planner, params ...any) (prefix, error) {
 	if err != nil {
 		return prefix{}, fmt.Errorf("generate: parameters of a prefix: %w", err)
 	}
-	unit := every / gcd(every, model.PageTokens) * model.PageTokens
-	return prefix{root: sha256.Sum256(data), unit: unit, pages: unit / model.PageTokens, tail: tail}, nil
+	return prefix{
+		root:  sha256.Sum256(data),
+		dense: b.Dense / model.PageTokens * model.PageTokens,
+		unit:  b.Every / gcd(b.Every, model.PageTokens) * model.PageTokens,
+		tail:  b.Tail,
+	}, nil
 }
 
 func gcd(a, b int) int {
@@ -45,24 +50,32 @@ func gcd(a, b int) int {
 	return a
 }
 
-// keys returns the names of the pages of a prompt that can be shared. At least one token is left over, whose logits are
-// what the prompt is read for.
-func (p *prefix) keys(prompt []int32) []model.Key {
+// keys returns the names of the pages of a prompt that can be shared, by unit. At least one token is left over, whose logits
+// are what the prompt is read for.
+func (p *prefix) keys(prompt []int32) [][]model.Key {
 	if p.unit == 0 {
 		return nil
 	}
-	var keys []model.Key
+	var units [][]model.Key
 	name := p.root
-	limit := len(prompt) - max(p.tail, 1)
-	for end := p.unit; end <= limit; end += p.unit {
-		data := append(make([]byte, 0, sha256.Size+4*p.unit), name[:]...)
-		for _, id := range prompt[end-p.unit : end] {
+	for from := 0; ; {
+		to, left := from+model.PageTokens, 1
+		if from >= p.dense {
+			to, left = (from/p.unit+1)*p.unit, max(p.tail, 1)
+		}
+		if to > len(prompt)-left {
+			return units
+		}
+		data := append(make([]byte, 0, sha256.Size+4*(to-from)), name[:]...)
+		for _, id := range prompt[from:to] {
 			data = binary.LittleEndian.AppendUint32(data, uint32(id))
 		}
 		name = sha256.Sum256(data)
-		for i := range p.pages {
+		var keys []model.Key
+		for i := range (to - from) / model.PageTokens {
 			keys = append(keys, sha256.Sum256(binary.LittleEndian.AppendUint64(name[:], uint64(i))))
 		}
+		units = append(units, keys)
+		from = to
 	}
-	return keys
 }

@@ -34,7 +34,7 @@ func (m *Model) NewCache(capacity int) (*Cache, error) {
 	if bytes := 8 * float64(c.Layers) * float64(c.KVHeads*c.HeadDim) * float64(capacity); bytes > most {
 		return nil, fmt.Errorf("model: a cache for %d tokens takes %.0f bytes; want at most %d", capacity, bytes, most)
 	}
-	return m.newPool(anchor.Float32, capacity, 1).NewCache(capacity, nil, 1)
+	return m.newPool(anchor.Float32, capacity, 1).NewCache(capacity, nil)
 }
 
 // Len returns the number of tokens in the cache.

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"math"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -28,6 +29,69 @@ func TestParseConfig(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// Configurations of real models of every family, with all that decides something in them.
+func TestParseFamilies(t *testing.T) {
+	windows := slices.Repeat([]int{4096}, 32)
+	for _, c := range []struct {
+		name, text string
+		want       Config
+	}{
+		{"Llama 2 7B", `{"architectures": ["LlamaForCausalLM"], "bos_token_id": 1, "eos_token_id": 2, "hidden_act": "silu", "hidden_size": 4096,
+			"initializer_range": 0.02, "intermediate_size": 11008, "max_position_embeddings": 4096, "model_type": "llama",
+			"num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 32, "pretraining_tp": 1, "rms_norm_eps": 1e-05,
+			"rope_scaling": null, "tie_word_embeddings": false, "torch_dtype": "float16", "use_cache": true, "vocab_size": 32000}`, Config{
+			Architecture: "llama", Vocab: 32000, Hidden: 4096, Intermediate: 11008, Layers: 32, Heads: 32, KVHeads: 32, HeadDim: 128,
+			MaxPositions: 4096, RMSNormEps: 1e-5, BOS: 1, EOS: []int32{2}, RopeTheta: 10000,
+		}},
+		{"Llama 3.2 1B", `{"architectures": ["LlamaForCausalLM"], "attention_bias": false, "attention_dropout": 0.0, "bos_token_id": 128000,
+			"eos_token_id": [128001, 128008, 128009], "head_dim": 64, "hidden_act": "silu", "hidden_size": 2048, "intermediate_size": 8192,
+			"max_position_embeddings": 131072, "mlp_bias": false, "model_type": "llama", "num_attention_heads": 32, "num_hidden_layers": 16,
+			"num_key_value_heads": 8, "rms_norm_eps": 1e-05, "rope_scaling": {"factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
+			"original_max_position_embeddings": 8192, "rope_type": "llama3"}, "rope_theta": 500000.0, "tie_word_embeddings": true, "vocab_size": 128256}`, Config{
+			Architecture: "llama", Vocab: 128256, Hidden: 2048, Intermediate: 8192, Layers: 16, Heads: 32, KVHeads: 8, HeadDim: 64,
+			MaxPositions: 131072, RMSNormEps: 1e-5, Tied: true, BOS: 128000, EOS: []int32{128001, 128008, 128009}, RopeTheta: 500000,
+			RopeScaling: RopeScaling{Type: "llama3", Factor: 32, Original: 8192, LowFreq: 1, HighFreq: 4},
+		}},
+		{"Mistral 7B v0.1", `{"architectures": ["MistralForCausalLM"], "bos_token_id": 1, "eos_token_id": 2, "hidden_act": "silu", "hidden_size": 4096,
+			"intermediate_size": 14336, "max_position_embeddings": 32768, "model_type": "mistral", "num_attention_heads": 32, "num_hidden_layers": 32,
+			"num_key_value_heads": 8, "rms_norm_eps": 1e-05, "rope_theta": 10000.0, "sliding_window": 4096, "tie_word_embeddings": false, "vocab_size": 32000}`, Config{
+			Architecture: "mistral", Vocab: 32000, Hidden: 4096, Intermediate: 14336, Layers: 32, Heads: 32, KVHeads: 8, HeadDim: 128,
+			MaxPositions: 32768, RMSNormEps: 1e-5, BOS: 1, EOS: []int32{2}, RopeTheta: 10000, Windows: windows,
+		}},
+		{"Mistral Nemo", `{"architectures": ["MistralForCausalLM"], "bos_token_id": 1, "eos_token_id": 2, "head_dim": 128, "hidden_act": "silu", "hidden_size": 5120,
+			"intermediate_size": 14336, "max_position_embeddings": 131072, "model_type": "mistral", "num_attention_heads": 32, "num_hidden_layers": 40,
+			"num_key_value_heads": 8, "rms_norm_eps": 1e-05, "rope_theta": 1000000.0, "sliding_window": null, "tie_word_embeddings": false, "vocab_size": 131072}`, Config{
+			Architecture: "mistral", Vocab: 131072, Hidden: 5120, Intermediate: 14336, Layers: 40, Heads: 32, KVHeads: 8, HeadDim: 128,
+			MaxPositions: 131072, RMSNormEps: 1e-5, BOS: 1, EOS: []int32{2}, RopeTheta: 1e6,
+		}},
+		{"Qwen2.5 7B with YaRN", `{"architectures": ["Qwen2ForCausalLM"], "attention_dropout": 0.0, "bos_token_id": 151643, "eos_token_id": 151645, "hidden_act": "silu",
+			"hidden_size": 3584, "intermediate_size": 18944, "max_position_embeddings": 32768, "max_window_layers": 28, "model_type": "qwen2",
+			"num_attention_heads": 28, "num_hidden_layers": 28, "num_key_value_heads": 4, "rms_norm_eps": 1e-06, "rope_theta": 1000000.0,
+			"rope_scaling": {"factor": 4.0, "original_max_position_embeddings": 32768, "type": "yarn"},
+			"sliding_window": 131072, "tie_word_embeddings": false, "use_sliding_window": false, "vocab_size": 152064}`, Config{
+			Architecture: "qwen2", Vocab: 152064, Hidden: 3584, Intermediate: 18944, Layers: 28, Heads: 28, KVHeads: 4, HeadDim: 128,
+			MaxPositions: 131072, RMSNormEps: 1e-6, BOS: 151643, EOS: []int32{151645}, QKVBias: true, RopeTheta: 1e6,
+			RopeScaling: RopeScaling{Type: "yarn", Factor: 4, Original: 32768, BetaFast: 32, BetaSlow: 1, Attention: 1.138629436111989},
+		}},
+		{"Qwen3 0.6B", `{"architectures": ["Qwen3ForCausalLM"], "attention_bias": false, "attention_dropout": 0.0, "bos_token_id": 151643, "eos_token_id": 151645,
+			"head_dim": 128, "hidden_act": "silu", "hidden_size": 1024, "intermediate_size": 3072, "max_position_embeddings": 40960, "max_window_layers": 28,
+			"model_type": "qwen3", "num_attention_heads": 16, "num_hidden_layers": 28, "num_key_value_heads": 8, "rms_norm_eps": 1e-06, "rope_scaling": null,
+			"rope_theta": 1000000, "sliding_window": null, "tie_word_embeddings": true, "use_sliding_window": false, "vocab_size": 151936}`, Config{
+			Architecture: "qwen3", Vocab: 151936, Hidden: 1024, Intermediate: 3072, Layers: 28, Heads: 16, KVHeads: 8, HeadDim: 128,
+			MaxPositions: 40960, RMSNormEps: 1e-6, Tied: true, BOS: 151643, EOS: []int32{151645}, QKNorm: true, RopeTheta: 1e6,
+		}},
+	} {
+		got, err := ParseConfig(c.name, []byte(c.text))
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		if diff := cmp.Diff(c.want, got, cmpopts.EquateApprox(1e-15, 0)); diff != "" {
+			t.Errorf("%s: %s", c.name, diff)
+		}
 	}
 }
 

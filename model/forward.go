@@ -9,6 +9,7 @@ import (
 
 	"github.com/anchorattention/anchor"
 	"github.com/anchorattention/anchor/internal/kernel"
+	"github.com/anchorattention/anchor/internal/matrix"
 	"github.com/anchorattention/anchor/internal/parallel"
 )
 
@@ -134,6 +135,9 @@ type forward struct {
 	normed   []float32 // [Hidden, width]
 	qkv      []float32 // [Heads·HeadDim, width]; twice [KVHeads·HeadDim, width]
 	gate, up []float32 // [Intermediate, width]
+
+	inputs  []*matrix.Inputs // of products
+	scratch []matrix.Scratch // of threads
 
 	done, all  float64 // work, in multiply-adds; attention counts as if dense
 	inProducts time.Duration
@@ -285,6 +289,16 @@ func (f *forward) at(t int) (p *part, i int) {
 	return p, t - p.start
 }
 
+// runs calls do for the runs of columns of a tile that are of one part: n tokens from its i-th on, from column col on.
+func (f *forward) runs(tile int, do func(p *part, i, col, n int)) {
+	for col := 0; col < f.columns(tile); {
+		p, i := f.at(tile*f.width + col)
+		n := min(f.columns(tile)-col, p.n-i)
+		do(p, i, col, n)
+		col += n
+	}
+}
+
 // products is multiply, and counts the time it takes.
 func (f *forward) products(tiles int, all ...product) {
 	start := time.Now()
@@ -379,26 +393,19 @@ func (f *forward) project(ctx context.Context, layer int) error {
 // tile from.
 func (f *forward) rmsNorm(tile, from int, weight []float32) {
 	size := f.cfg.Hidden * f.width
-	normalise(f.normed[(tile-from)*size:(tile-from+1)*size], f.x[tile*size:(tile+1)*size], weight, f.width, f.cfg.RMSNormEps)
+	f.kernels.Normalise(f.width, f.normed[(tile-from)*size:], f.x[tile*size:(tile+1)*size], weight, f.cfg.RMSNormEps)
 }
 
-func normalise(out, x, weight []float32, width int, eps float64) {
-	var buf [tileTokens]float64
-	sum := buf[:width]
-	for i := 0; i < len(x); i += width {
-		for c, v := range x[i : i+width] {
-			sum[c] += float64(v) * float64(v)
-		}
+// normalise is kernel.Normalise of one row.
+func normalise(x, weight []float32, eps float64) {
+	var sum float64
+	for _, v := range x {
+		sum += float64(v) * float64(v)
 	}
-	var factor [tileTokens]float32
-	for c, s := range sum {
-		factor[c] = float32(1 / math.Sqrt(s/float64(len(weight))+eps))
-	}
-	for d, w := range weight {
-		row := out[d*width : (d+1)*width]
-		for c, v := range x[d*width : (d+1)*width] {
-			row[c] = v * factor[c] * w
-		}
+	factor := float32(1 / math.Sqrt(sum/float64(len(weight))+eps))
+	for i, w := range weight {
+		x[i] *= factor
+		x[i] *= w
 	}
 }
 
@@ -424,21 +431,21 @@ type projection struct {
 // rows takes the rows of the tokens of a tile [heads·HeadDim, width] to where they go.
 func (f *forward) rows(tile int, src []float32, to projection) {
 	dim, half := f.cfg.HeadDim, f.cfg.HeadDim/2
+	turned := make([]float32, f.width*dim) // a head's part of src, by tokens
 	row := make([]float32, dim)
-	for c := range f.columns(tile) {
-		t := tile*f.width + c
-		p, at := f.at(t)
-		cos, sin := f.cos[t*half:(t+1)*half], f.sin[t*half:(t+1)*half]
-		for h := range to.heads {
-			from := src[h*dim*f.width+c:]
+	for h := range to.heads {
+		f.transpose(dim, f.columns(tile), src[h*dim*f.width:], f.width, turned, dim)
+		for c := range f.columns(tile) {
+			t := tile*f.width + c
+			p, at := f.at(t)
+			cos, sin := f.cos[t*half:(t+1)*half], f.sin[t*half:(t+1)*half]
+			from := turned[c*dim:][:dim]
 			if to.turned && f.cfg.Interleaved {
 				for i := range half {
-					row[i], row[i+half] = from[2*i*f.width], from[(2*i+1)*f.width]
+					row[i], row[i+half] = from[2*i], from[2*i+1]
 				}
 			} else {
-				for i := range row {
-					row[i] = from[i*f.width]
-				}
+				copy(row, from)
 			}
 			if to.bias != nil {
 				for i, b := range to.bias[h*dim:][:dim] {
@@ -446,19 +453,31 @@ func (f *forward) rows(tile int, src []float32, to projection) {
 				}
 			}
 			if to.norm != nil {
-				normalise(row, row, to.norm, 1, f.cfg.RMSNormEps)
+				normalise(row, to.norm, f.cfg.RMSNormEps)
 			}
 			if !to.turned {
 				to.put(p, h, at, row)
 				continue
 			}
 			// Elements i and i + half are a point of the plane.
-			for i := range half {
-				x, y := row[i], row[i+half]
+			upper := row[half:][:half]
+			for i, x := range row[:half] {
+				y := upper[i]
 				row[i] = x*cos[i] - y*sin[i]
-				row[i+half] = y*cos[i] + x*sin[i]
+				upper[i] = y*cos[i] + x*sin[i]
 			}
 			to.put(p, h, at, row)
+		}
+	}
+}
+
+// transpose is kernel.Transpose of any number of rows.
+func (f *forward) transpose(rows, cols int, src []float32, lds int, dst []float32, ldd int) {
+	whole := rows / kernel.Lanes * kernel.Lanes
+	kernel.Transpose(f.kernels, whole, cols, src, lds, dst, ldd)
+	for i := whole; i < rows; i++ {
+		for j, x := range src[i*lds:][:cols] {
+			dst[j*ldd+i] = x
 		}
 	}
 }
@@ -550,15 +569,11 @@ func (f *forward) mix(ctx context.Context, layer int) error {
 	return f.chunks(ctx, func(from, to int) {
 		f.each(from, to, func(tile int) {
 			dst := f.qkv[(tile-from)*heads*f.width:]
-			for col := range f.columns(tile) {
-				p, i := f.at(tile*f.width + col)
+			f.runs(tile, func(p *part, i, col, n int) {
 				for h := range c.Heads {
-					row := (p.start*c.Heads + h*p.n + i) * c.HeadDim
-					for i, v := range f.o[row : row+c.HeadDim] {
-						dst[(h*c.HeadDim+i)*f.width+col] = v
-					}
+					f.transpose(n, c.HeadDim, f.o[(p.start*c.Heads+h*p.n+i)*c.HeadDim:], c.HeadDim, dst[h*c.HeadDim*f.width+col:], f.width)
 				}
-			}
+			})
 			for col := f.columns(tile); col < f.width; col++ {
 				for i := range heads {
 					dst[i*f.width+col] = 0
@@ -583,30 +598,12 @@ func (f *forward) mix(ctx context.Context, layer int) error {
 			product{l.up, f.normed, f.up, false})
 		size := c.Intermediate * f.width
 		f.each(0, to-from, func(i int) {
-			f.swiGLU(f.gate[i*size:(i+1)*size], f.up[i*size:(i+1)*size])
+			f.kernels.SwiGLU(f.gate[i*size:(i+1)*size], f.up[i*size:(i+1)*size])
 		})
 		f.products(to-from, product{l.down, f.gate, x, true})
 		tokens := min(to*f.width, f.n) - from*f.width
 		f.progress(float64(tokens)*float64(c.Hidden)*float64(heads+3*c.Intermediate), 0, 0)
 	})
-}
-
-// swiGLU replaces gate by gate·sigmoid(gate)·up. Both are whole rows of width numbers.
-func (f *forward) swiGLU(gate, up []float32) {
-	var e [64 * tileTokens]float32 // exponentials of a few rows
-	var zero, sum [tileTokens]float32
-	for len(gate) > 0 {
-		n := min(len(gate), 64*f.width)
-		for i, g := range gate[:n] {
-			// 2^126 is as good as infinity here, and within what the kernel takes.
-			e[i] = min(g*-math.Log2E, 126)
-		}
-		f.kernels.ExpSum(n/f.width, f.width, e[:], f.width, 1, zero[:], sum[:])
-		for i, g := range gate[:n] {
-			gate[i] = g / (1 + e[i]) * up[i]
-		}
-		gate, up = gate[n:], up[n:]
-	}
 }
 
 // logits computes the head's output for the last token of each part that wants it.
@@ -626,7 +623,7 @@ func (f *forward) logits() [][]float32 {
 	}
 	for tile := range tiles {
 		x := x[tile*c.Hidden*width : (tile+1)*c.Hidden*width]
-		normalise(x, x, f.norm, width, c.RMSNormEps)
+		f.kernels.Normalise(width, x, x, f.norm, c.RMSNormEps)
 	}
 	f.n, f.width, f.tiles = len(speaking), width, tiles
 	y := make([]float32, tiles*c.Vocab*width)

@@ -91,6 +91,16 @@ var ggufNames = strings.NewReplacer(
 	"post_attention_layernorm.", "ffn_norm.", "mlp.gate_proj.", "ffn_gate.", "mlp.up_proj.", "ffn_up.", "mlp.down_proj.", "ffn_down.",
 )
 
+// ggufFields turns the names of fields in config.json, which errors have, into those of a GGUF file's metadata.
+var ggufFields = strings.NewReplacer(
+	"original_max_position_embeddings", "rope.scaling.original_context_length", "vocab_size", "the rows of token_embd.weight",
+	"hidden_size", "embedding_length", "intermediate_size", "feed_forward_length", "num_hidden_layers", "block_count",
+	"num_attention_heads", "attention.head_count", "num_key_value_heads", "attention.head_count_kv", "max_position_embeddings", "context_length",
+	"head_dim", "attention.key_length", "rms_norm_eps", "attention.layer_norm_rms_epsilon", "rope_theta", "rope.freq_base",
+	"sliding_window", "attention.sliding_window", "bos_token_id", "tokenizer.ggml.bos_token_id", "eos_token_id", "tokenizer.ggml.eos_token_id",
+	"attention_factor", "rope.scaling.yarn_attn_factor", "beta_slow", "rope.scaling.yarn_beta_slow", "beta_fast", "yarn_beta_fast",
+)
+
 // ggufSource is the weights of a GGUF file.
 type ggufSource struct {
 	file *gguf.File
@@ -246,8 +256,11 @@ func ggufConfig(f *gguf.File) (Config, *Metadata, error) {
 		return Config{}, nil, err
 	}
 	c.BOS, c.EOS = meta.Vocabulary.ends(f)
+	inFile := func(err error) error {
+		return fmt.Errorf("%s: metadata: %s", f.Name(), ggufFields.Replace(err.Error()))
+	}
 	if err := c.checkSizes(); err != nil { // before there is memory for every layer
-		return Config{}, nil, fmt.Errorf("%s: %w", f.Name(), err)
+		return Config{}, nil, inFile(err)
 	}
 	k.windows(&c)
 	k.rope(&c)
@@ -255,7 +268,7 @@ func ggufConfig(f *gguf.File) (Config, *Metadata, error) {
 		return Config{}, nil, k.err
 	}
 	if err := c.check(); err != nil {
-		return Config{}, nil, fmt.Errorf("%s: %w", f.Name(), err)
+		return Config{}, nil, inFile(err)
 	}
 	return c, meta, nil
 }

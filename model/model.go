@@ -127,7 +127,7 @@ func build(cfg Config, from source) (*Model, error) {
 		var w *matrix.Matrix
 		if w, err = from.matrix(name, rows, cols); err == nil {
 			note(name, w, rows, cols)
-			*to = unpacked(w)
+			*to = w
 		}
 	}
 	heads, kvHeads := cfg.Heads*cfg.HeadDim, cfg.KVHeads*cfg.HeadDim
@@ -184,16 +184,6 @@ func unpair(v []float32, dim int) {
 			v[i], v[i+dim/2] = head[2*i], head[2*i+1]
 		}
 	}
-}
-
-// unpacked returns a matrix in single precision, which is all that products take as yet.
-func unpacked(m *matrix.Matrix) *matrix.Matrix {
-	if m.Type() == matrix.F32 {
-		return m
-	}
-	data := make([]float32, m.Rows()*m.Cols())
-	matrix.Unpack(m.Type(), m.Bytes(), data)
-	return matrix.FromFloat32(data, m.Rows(), m.Cols())
 }
 
 // Open reads a model from a GGUF file, or from a directory as Hugging Face lays it out: config.json, generation_config.json if

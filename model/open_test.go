@@ -127,7 +127,11 @@ func TestOpen(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := forward(t, original, newCache(t, original, 50), ids, dense)
-		near(t, test.name, forward(t, m, newCache(t, m, 50), ids, dense), want, 0)
+		tolerance := 0.
+		if test.name == "BF16" { // what its matrices are multiplied by is rounded to bfloat16, too
+			tolerance = 2e-2
+		}
+		near(t, test.name, forward(t, m, newCache(t, m, 50), ids, dense), want, tolerance)
 		kind := test.name
 		if kind != "BF16" && kind != "F16" {
 			kind = "F32"

@@ -4,6 +4,7 @@ import (
 	"container/list"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/anchorattention/anchor"
@@ -103,9 +104,9 @@ func (p *Pool) Fits(tokens int) error {
 }
 
 // NewCache makes a cache for up to capacity tokens, which takes all its pages at once. It begins with the tokens of the pages
-// that prefix names, as far as there are such, but in whole steps of so many pages: [Cache.Len] says how far. When there are not
-// enough pages, the error is ErrFull.
-func (p *Pool) NewCache(capacity int, prefix []Key, step int) (*Cache, error) {
+// that prefix names, as far as there are such: [Cache.Len] says how far. Pages that are named together are taken together or not
+// at all. When there are not enough pages, the error is ErrFull.
+func (p *Pool) NewCache(capacity int, prefix [][]Key) (*Cache, error) {
 	if err := p.Fits(capacity); err != nil {
 		return nil, err
 	}
@@ -114,14 +115,14 @@ func (p *Pool) NewCache(capacity int, prefix []Key, step int) (*Cache, error) {
 	defer p.mu.Unlock()
 	var found []*page
 	idle := 0 // of these
-	for _, key := range prefix {
-		page := p.named[key]
-		if page == nil {
+	for _, keys := range prefix {
+		if slices.ContainsFunc(keys, func(key Key) bool { return p.named[key] == nil }) {
 			break
 		}
-		found = append(found, page)
+		for _, key := range keys {
+			found = append(found, p.named[key])
+		}
 	}
-	found = found[:len(found)-len(found)%max(step, 1)]
 	for _, page := range found {
 		if page.references == 0 {
 			idle++

@@ -2,6 +2,7 @@ package model
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
@@ -11,6 +12,8 @@ import (
 	"testing"
 
 	"github.com/anchorattention/anchor"
+	"github.com/anchorattention/anchor/internal/kernel"
+	"github.com/anchorattention/anchor/internal/matrix"
 	"pgregory.net/rapid"
 )
 
@@ -111,18 +114,21 @@ func TestPoolModel(t *testing.T) {
 				for i := range rapid.IntRange(0, pages-1).Draw(t, "prefix") {
 					prefix = append(prefix, name(text, i))
 				}
+				together := slices.Collect(slices.Chunk(prefix, step))
 				before := p.Stats()
 				found, idle := 0, 0
 				for found < len(prefix) && p.named[prefix[found]] != nil {
 					found++
 				}
-				found -= found % step
+				if found < len(prefix) {
+					found -= found % step
+				}
 				for _, key := range prefix[:found] {
 					if p.named[key].references == 0 {
 						idle++
 					}
 				}
-				c, err := p.NewCache(pages*PageTokens-rapid.IntRange(0, PageTokens-1).Draw(t, "less"), prefix, step)
+				c, err := p.NewCache(pages*PageTokens-rapid.IntRange(0, PageTokens-1).Draw(t, "less"), together)
 				if fits := before.Used+idle+pages-found <= limit; fits != (err == nil) {
 					t.Fatalf("%d pages, %d found, of %+v: error %v", pages, found, before, err)
 				}
@@ -196,7 +202,7 @@ func TestEviction(t *testing.T) {
 		return keys
 	}
 	open := func(text, pages int) *Cache {
-		c, err := p.NewCache((pages+1)*PageTokens, names(text, pages), 1)
+		c, err := p.NewCache((pages+1)*PageTokens, slices.Collect(slices.Chunk(names(text, pages), 1)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -224,10 +230,47 @@ func TestEviction(t *testing.T) {
 	c.Close()
 }
 
+// typed makes random matrices of a type.
+type typed struct {
+	matrix.Type
+	*rand.Rand
+}
+
+func (s typed) matrix(_ string, rows, cols int) (*matrix.Matrix, error) {
+	elements, bytes := s.Block()
+	data := make([]byte, rows*cols/elements*bytes)
+	for at := 0; at < len(data); at += bytes {
+		for i := range data[at : at+bytes] {
+			data[at+i] = byte(s.Uint32())
+		}
+		if s.Type == matrix.BF16 {
+			binary.LittleEndian.PutUint16(data[at:], kernel.RoundToBFloat16(float32(s.NormFloat64())))
+		} else {
+			binary.LittleEndian.PutUint16(data[at:], toFloat16(float32(map[matrix.Type]float64{matrix.Q8_0: 1. / 64, matrix.Q4_0: 0.25}[s.Type])))
+		}
+	}
+	return matrix.New(s.Type, rows, cols, data)
+}
+
+func (s typed) vector(_ string, n int) (*matrix.Matrix, error) {
+	return matrix.FromFloat32(slices.Repeat([]float32{1}, n), 1, n), nil
+}
+
 // A batch gives each of its sequences, of mixed lengths and with some text before or none, bit by bit what it would have alone,
-// in every type of cache, with windows and without, and for any number of threads.
+// in every type of cache and of weights, with windows and without, and for any number of threads.
 func TestBatch(t *testing.T) {
 	t.Run("all keys", func(t *testing.T) { testBatch(t, tinyModel(t, 1000)) })
+	for _, typ := range []matrix.Type{matrix.BF16, matrix.Q8_0, matrix.Q4_0} {
+		t.Run(typ.String(), func(t *testing.T) {
+			c := tinyModel(t, 1000).cfg
+			c.Intermediate = 32
+			m, err := build(c, typed{typ, rand.New(rand.NewPCG(6, 6))})
+			if err != nil {
+				t.Fatal(err)
+			}
+			testBatch(t, m)
+		})
+	}
 	t.Run("windows", func(t *testing.T) { testBatch(t, tinyModel(t, 1000, 0, 180)) }) // some parts are longer, some shorter
 }
 
@@ -242,7 +285,7 @@ func testBatch(t *testing.T, m *Model) {
 		prepare := func() []Part {
 			var parts []Part
 			for i, cuts := range lengths {
-				c, err := p.NewCache(400, nil, 1)
+				c, err := p.NewCache(400, nil)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -333,7 +376,7 @@ func TestCacheTypes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		cache, err := p.NewCache(300, nil, 1)
+		cache, err := p.NewCache(300, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -415,13 +458,13 @@ func TestPoolErrors(t *testing.T) {
 	mustFail(p.Fits(0), "capacity is 0")
 	mustFail(p.Fits(1001), "1001", "1000")
 	mustFail(p.Fits(3*128+1), "385 tokens", "4 pages", fmt.Sprint(4*size), "limit is 3 pages", fmt.Sprint(3*size))
-	a, err := p.NewCache(2*128, nil, 1)
+	a, err := p.NewCache(2*128, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = p.NewCache(2*128, nil, 1)
+	_, err = p.NewCache(2*128, nil)
 	mustFail(err, ErrFull.Error(), "2 more pages", "1 of 3")
-	b, err := p.NewCache(1, nil, 1)
+	b, err := p.NewCache(1, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -434,7 +477,7 @@ func TestPoolErrors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := half.NewCache(5, nil, 1)
+	c, err := half.NewCache(5, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

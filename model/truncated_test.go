@@ -5,9 +5,12 @@ package model_test
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/anchorattention/anchor/internal/gguf"
+	"github.com/anchorattention/anchor/internal/matrix"
 	"github.com/anchorattention/anchor/internal/safetensors"
 	"github.com/anchorattention/anchor/model"
 )
@@ -78,26 +81,38 @@ func TestTruncated(t *testing.T) {
 	}
 }
 
-// So is a GGUF file.
+// So is a GGUF file, whatever the type of its weights and the number of tokens.
 func TestTruncatedGGUF(t *testing.T) {
-	c := configs["grouped, untied"]
-	c.Hidden = 256 // so that there are pages to cut off
+	c := model.Config{
+		Architecture: "qwen2", Vocab: 100, Hidden: 256, Intermediate: 512, Layers: 1, Heads: 4, KVHeads: 2, HeadDim: 64, MaxPositions: 4096,
+		RMSNormEps: 1e-5, RopeTheta: 10000, BOS: -1,
+	}
 	source, all := remembered(random)
 	if _, err := model.New(c, source); err != nil {
 		t.Fatal(err)
 	}
-	path := writeGGUF(t, c, all, nil)
-	m := open(t, path)
-	cache := newCache(t, m, 50)
-	forward(t, m, cache, tokens(50, c.Vocab), dense)
-	if err := cache.Truncate(0); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(path, 4096); err != nil {
-		t.Fatal(err)
-	}
-	if _, _, err := m.Forward(t.Context(), cache, tokens(50, c.Vocab), dense); err == nil || !strings.Contains(err.Error(), path+": cannot be read any more") {
-		t.Errorf("error %v, want one that names %s", err, path)
+	for _, typ := range []matrix.Type{matrix.F32, matrix.BF16, matrix.Q8_0, matrix.Q4_K} {
+		for _, n := range []int{1, 50} {
+			change, _ := inType(t, typ)
+			path := writeGGUF(t, c, all, func(meta []gguf.KeyValue, tensors []gguf.Source) ([]gguf.KeyValue, []gguf.Source) {
+				// The embedding comes first, and is not what is missing.
+				slices.SortFunc(tensors, func(a, b gguf.Source) int { return -strings.Compare(a.Name, b.Name) })
+				return change(meta, tensors)
+			})
+			m := open(t, path)
+			cache := newCache(t, m, 50)
+			forward(t, m, cache, tokens(n, c.Vocab), dense)
+			if err := cache.Truncate(0); err != nil {
+				t.Fatal(err)
+			}
+			elements, size := typ.Block()
+			if err := os.Truncate(path, int64(8192+100*256/elements*size)); err != nil {
+				t.Fatal(err)
+			}
+			if _, _, err := m.Forward(t.Context(), cache, tokens(n, c.Vocab), dense); err == nil || !strings.Contains(err.Error(), path+": cannot be read any more") {
+				t.Errorf("%v, %d tokens: error %v, want one that names %s", typ, n, err, path)
+			}
+		}
 	}
 }
 

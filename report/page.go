@@ -21,7 +21,10 @@ import (
 //go:embed page.html
 var pageText string
 
-var pageTemplate = template.Must(template.New("page").Parse(pageText))
+//go:embed shared.html
+var sharedText string // of all pages
+
+var pageTemplate = template.Must(template.Must(template.New("page").Parse(pageText)).Parse(sharedText))
 
 func escape(text string) string { return template.HTMLEscapeString(clean(text)) }
 

@@ -3,39 +3,36 @@ package tokenizer
 import (
 	"strings"
 	"testing"
+
+	"github.com/anchorattention/anchor/internal/book"
 )
 
+// Of all kinds: a book; its first time, when no word was seen before; and a word
+// without end.
 func BenchmarkEncode(b *testing.B) {
-	texts := []struct{ name, text string }{
-		{"prose", prose(b)},
-		{"long-word", strings.Repeat("a", 1<<20)},
-	}
-	for _, c := range texts {
-		b.Run(c.name, func(b *testing.B) {
-			tok := smolLM2(b)
-			b.SetBytes(int64(len(c.text)))
-			b.ReportAllocs()
-			for b.Loop() {
-				tok.Encode(c.text, false)
+	for _, name := range []string{"smollm2", "gpt2", "llama3", "qwen2", "llama2", "mistral3", "metaspace"} {
+		tok := readGoldens(b)[name].made
+		encode := func(kind, text string, before func()) {
+			b.Run(name+"/"+kind, func(b *testing.B) {
+				b.SetBytes(int64(len(text)))
+				b.ReportAllocs()
+				for b.Loop() {
+					b.StopTimer()
+					before()
+					b.StartTimer()
+					tok.Encode(text, false)
+				}
+			})
+		}
+		encode("book", book.Text(), func() {})
+		encode("uncached", book.Text(), func() {
+			cache := &tok.model.(*bpe).cache
+			for i := range cache {
+				cache[i].Store(nil)
 			}
 		})
+		encode("long-word", strings.Repeat("a", 1<<20), func() {})
 	}
-	// No word was seen before.
-	b.Run("prose-uncached", func(b *testing.B) {
-		tok := smolLM2(b)
-		model := tok.model.(*bpe)
-		text := prose(b)
-		b.SetBytes(int64(len(text)))
-		b.ReportAllocs()
-		for b.Loop() {
-			b.StopTimer()
-			for i := range model.cache {
-				model.cache[i].Store(nil)
-			}
-			b.StartTimer()
-			tok.Encode(text, false)
-		}
-	})
 }
 
 func BenchmarkDecode(b *testing.B) {

@@ -2,20 +2,32 @@ package tokenizer
 
 import (
 	"hash/maphash"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"unicode/utf8"
 )
 
-// bpe is a byte-level byte pair encoding model: the bytes of a word are its
+// bpe is a byte pair encoding model: the bytes or characters of a word are its
 // first tokens; then, as long as there are any, the neighbors with the merge of
 // least rank are merged, the leftmost first.
 type bpe struct {
-	byteID  [256]int32         // -1: not in the vocabulary
-	merges  map[idPair]merge   // by the ids merged
-	whole   map[string]int32   // words that are a token without any merging; may be nil
-	unk     int32              // for bytes not in the vocabulary; -1: leave them out
-	fuseUnk bool               // one unk for a run of such bytes
+	// The first tokens are those of the bytes or, if chars is not nil, those of
+	// the characters; the bytes of a character without a token are then what it
+	// falls back to.
+	bytes   [256]int32           // -1: not in the vocabulary
+	chars   map[rune]int32       // by character
+	ascii   [utf8.RuneSelf]int32 // the same, faster
+	merges  map[idPair]merge     // by the ids merged
+	whole   map[string]int32     // words that are a token without any merging; may be nil
+	unk     int32                // for what is not in the vocabulary; -1: leave it out
+	fuseUnk bool                 // one unk for a run of it
+	// Ids from here on stand for characters that are part of tokens but not a
+	// token themselves: they can be merged, and fall back to bytes if they are not.
+	partial int32
+
+	cut     *boundaries        // where a word falls into parts; nil: nowhere
 	scratch sync.Pool          // of *bpeScratch
 	seed    maphash.Seed       // of cache
 	cache   [1 << 15]cacheSlot // by hash; a word replaces the one there
@@ -26,6 +38,30 @@ type idPair struct{ left, right int32 }
 type merge struct {
 	rank uint32
 	id   int32
+}
+
+// newBPE returns a model without merges whose first tokens are bytes or, with
+// chars, characters.
+func newBPE(chars bool) *bpe {
+	b := &bpe{unk: -1, partial: maxTokens, seed: maphash.MakeSeed(), merges: make(map[idPair]merge)}
+	for i := range b.bytes {
+		b.bytes[i] = -1
+	}
+	if chars {
+		b.chars = make(map[rune]int32)
+		for i := range b.ascii {
+			b.ascii[i] = -1
+		}
+	}
+	return b
+}
+
+// setChar makes id the token of a character.
+func (b *bpe) setChar(r rune, id int32) {
+	b.chars[r] = id
+	if r < utf8.RuneSelf {
+		b.ascii[r] = id
+	}
 }
 
 type cacheSlot = atomic.Pointer[cachedWord]
@@ -43,29 +79,38 @@ func (b *bpe) appendTokens(dst []wordToken, word string) []wordToken {
 	if id, ok := b.whole[word]; ok {
 		return append(dst, wordToken{id, 0, int32(len(word))})
 	}
-	if len(word) > maxCachedWord {
-		return b.merge(dst, word)
+	if b.cut == nil {
+		return b.appendPart(dst, word, 0)
 	}
-	slot := &b.cache[maphash.String(b.seed, word)%uint64(len(b.cache))]
-	if c := slot.Load(); c != nil && c.word == word {
-		return append(dst, c.tokens...)
+	for i := 0; i < len(word); {
+		n := b.cut.next(word[i:])
+		dst = b.appendPart(dst, word[i:i+n], int32(i))
+		i += n
 	}
-	n := len(dst)
-	dst = b.merge(dst, word)
-	slot.Store(&cachedWord{strings.Clone(word), append([]wordToken(nil), dst[n:]...)})
 	return dst
 }
 
-// bpeScratch is the memory for merging a word.
-type bpeScratch struct {
-	symbols []symbol
-	queue   mergeQueue
-}
-
-// A symbol is a token of a word that is being merged, in a list of them.
-type symbol struct {
-	wordToken        // id -1: merged into the one before
-	prev, next int32 // -1: none
+// appendPart appends the tokens of part, which begins at a byte of its word.
+func (b *bpe) appendPart(dst []wordToken, part string, at int32) []wordToken {
+	n := len(dst)
+	if len(part) > maxCachedWord {
+		dst = b.merge(dst, part)
+	} else {
+		slot := &b.cache[maphash.String(b.seed, part)%uint64(len(b.cache))]
+		if c := slot.Load(); c != nil && c.word == part {
+			dst = append(dst, c.tokens...)
+		} else {
+			dst = b.merge(dst, part)
+			slot.Store(&cachedWord{strings.Clone(part), append([]wordToken(nil), dst[n:]...)})
+		}
+	}
+	if at > 0 {
+		for i := range dst[n:] {
+			dst[n+i].start += at
+			dst[n+i].end += at
+		}
+	}
+	return dst
 }
 
 // merge appends the tokens of word to dst, in time O(n log n).
@@ -74,148 +119,109 @@ func (b *bpe) merge(dst []wordToken, word string) []wordToken {
 	if s == nil {
 		s = new(bpeScratch)
 	}
-	s.symbols = b.bytes(s.symbols[:0], word)
-	if len(s.symbols) > 0 {
-		dst = s.merge(dst, b.merges)
+	s.symbols = s.symbols[:0]
+	if b.chars == nil {
+		b.firstBytes(s, word)
+	} else {
+		b.firstChars(s, word)
 	}
+	n := len(dst)
+	dst = s.merge(dst, b.merges)
 	if len(s.symbols) < 1<<16 { // do not keep the memory of a giant
 		b.scratch.Put(s)
 	}
-	return dst
+	return b.complete(dst, n, word)
 }
 
-// bytes appends the symbols of the single bytes of word to dst.
-func (b *bpe) bytes(dst []symbol, word string) []symbol {
+// firstBytes makes the bytes of word the symbols of s.
+func (b *bpe) firstBytes(s *bpeScratch, word string) {
 	unkBefore := false
 	for i := range len(word) {
-		id := b.byteID[word[i]]
-		unk := id < 0
-		if unk {
-			if unkBefore && b.fuseUnk {
-				dst[len(dst)-1].end++
-				continue
-			}
-			if b.unk < 0 {
-				continue
-			}
-			id = b.unk
-		}
-		unkBefore = unk
-		n := int32(len(dst))
-		dst = append(dst, symbol{wordToken{id, int32(i), int32(i + 1)}, n - 1, n + 1})
-	}
-	if len(dst) > 0 {
-		dst[len(dst)-1].next = -1
-	}
-	return dst
-}
-
-func (s *bpeScratch) merge(dst []wordToken, merges map[idPair]merge) []wordToken {
-	symbols := s.symbols
-	// at returns the merge of the symbols i and its next.
-	at := func(i int32) (merge, bool) {
-		l := &symbols[i]
-		if l.id < 0 || l.next < 0 {
-			return merge{}, false
-		}
-		m, ok := merges[idPair{l.id, symbols[l.next].id}]
-		return m, ok
-	}
-	q := s.queue[:0]
-	for i := range int32(len(symbols)) {
-		if m, ok := at(i); ok {
-			q = append(q, queued(m.rank, i))
-		}
-	}
-	q.init()
-	for len(q) > 0 {
-		top := q.pop()
-		i := top.symbol()
-		// What was queued may have been merged otherwise since.
-		m, ok := at(i)
-		if !ok || m.rank != top.rank() {
+		id := b.bytes[word[i]]
+		if id < 0 {
+			unkBefore = b.unknown(s, unkBefore, i, 1)
 			continue
 		}
-		l := &symbols[i]
-		r := &symbols[l.next]
-		l.id, l.end, l.next = m.id, r.end, r.next
-		r.id = -1
-		if l.next >= 0 {
-			symbols[l.next].prev = i
-			if m, ok := at(i); ok {
-				q.push(queued(m.rank, i))
+		unkBefore = false
+		s.add(id, i, 1)
+	}
+}
+
+// firstChars makes the characters of word the symbols of s.
+func (b *bpe) firstChars(s *bpeScratch, word string) {
+	unkBefore := false
+	for i, n := 0, 0; i < len(word); i += n {
+		var id int32
+		if c := word[i]; c < utf8.RuneSelf {
+			id, n = b.ascii[c], 1
+		} else {
+			var r rune
+			var ok bool
+			r, n = utf8.DecodeRuneInString(word[i:])
+			if id, ok = b.chars[r]; !ok || r == utf8.RuneError && n == 1 {
+				id = -1
 			}
 		}
-		if l.prev >= 0 {
-			if m, ok := at(l.prev); ok {
-				q.push(queued(m.rank, l.prev))
+		switch {
+		case id >= 0:
+			unkBefore = false
+			s.add(id, i, n)
+		case b.hasBytes(word[i : i+n]):
+			unkBefore = false
+			for j := i; j < i+n; j++ {
+				s.add(b.bytes[word[j]], j, 1)
 			}
+		default:
+			unkBefore = b.unknown(s, unkBefore, i, n)
 		}
 	}
-	s.queue = q
-	for i := int32(0); i >= 0; i = symbols[i].next {
-		dst = append(dst, symbols[i].wordToken)
+}
+
+// hasBytes reports whether all bytes of char have a token.
+func (b *bpe) hasBytes(char string) bool {
+	for i := range len(char) {
+		if b.bytes[char[i]] < 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// unknown adds the token for n unknown bytes at i, where unkBefore says whether
+// the bytes before them are unknown, too. It reports whether there is one.
+func (b *bpe) unknown(s *bpeScratch, unkBefore bool, i, n int) bool {
+	switch {
+	case b.unk < 0:
+		return false
+	case unkBefore && b.fuseUnk:
+		s.symbols[len(s.symbols)-1].end = int32(i + n)
+	default:
+		s.add(b.unk, i, n)
+	}
+	return true
+}
+
+// complete puts bytes in the place of those tokens from dst[n] on that are only
+// part of one.
+func (b *bpe) complete(dst []wordToken, n int, word string) []wordToken {
+	i := slices.IndexFunc(dst[n:], func(w wordToken) bool { return w.id >= b.partial })
+	if i < 0 {
+		return dst
+	}
+	rest := slices.Clone(dst[n+i:])
+	dst = dst[:n+i]
+	for _, w := range rest {
+		char := word[w.start:w.end]
+		switch {
+		case w.id < b.partial:
+			dst = append(dst, w)
+		case b.hasBytes(char):
+			for j := range int32(len(char)) {
+				dst = append(dst, wordToken{b.bytes[char[j]], w.start + j, w.start + j + 1})
+			}
+		case b.unk >= 0:
+			dst = append(dst, wordToken{b.unk, w.start, w.end})
+		}
 	}
 	return dst
-}
-
-// A queuedMerge is a rank and the index of the left symbol. Their order is
-// that in which merges are made: by rank, then from left to right.
-type queuedMerge uint64
-
-func queued(rank uint32, symbol int32) queuedMerge {
-	return queuedMerge(rank)<<32 | queuedMerge(symbol)
-}
-func (m queuedMerge) rank() uint32  { return uint32(m >> 32) }
-func (m queuedMerge) symbol() int32 { return int32(uint32(m)) }
-
-// A mergeQueue is a binary heap with the least merge first. (container/heap
-// would allocate for each element.)
-type mergeQueue []queuedMerge
-
-func (q mergeQueue) init() {
-	for i := len(q)/2 - 1; i >= 0; i-- {
-		q.down(i)
-	}
-}
-
-func (q *mergeQueue) push(m queuedMerge) {
-	h := append(*q, m)
-	i := len(h) - 1
-	for i > 0 && h[(i-1)/2] > m {
-		h[i] = h[(i-1)/2]
-		i = (i - 1) / 2
-	}
-	h[i] = m
-	*q = h
-}
-
-func (q *mergeQueue) pop() queuedMerge {
-	h := *q
-	top := h[0]
-	h[0] = h[len(h)-1]
-	*q = h[:len(h)-1]
-	if len(*q) > 0 {
-		q.down(0)
-	}
-	return top
-}
-
-func (q mergeQueue) down(i int) {
-	m := q[i]
-	for {
-		child := 2*i + 1
-		if child >= len(q) {
-			break
-		}
-		if child+1 < len(q) && q[child+1] < q[child] {
-			child++
-		}
-		if m <= q[child] {
-			break
-		}
-		q[i] = q[child]
-		i = child
-	}
-	q[i] = m
 }

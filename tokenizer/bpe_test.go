@@ -1,7 +1,6 @@
 package tokenizer
 
 import (
-	"hash/maphash"
 	"slices"
 	"strings"
 	"testing"
@@ -33,10 +32,10 @@ func mergeNaively(word []int32, merges map[idPair]merge) []int32 {
 func TestBPEMerge(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		// Tokens are strings over a small alphabet, each made of two before.
-		b := &bpe{unk: -1, seed: maphash.MakeSeed(), merges: map[idPair]merge{}}
+		b := newBPE(false)
 		tokens := []string{"a", "b", "c"}
-		for i := range b.byteID {
-			b.byteID[i] = int32(i) - 'a'
+		for i := range b.bytes {
+			b.bytes[i] = int32(i) - 'a'
 		}
 		for rank := range rapid.IntRange(0, 12).Draw(t, "merges") {
 			l := rapid.IntRange(0, len(tokens)-1).Draw(t, "left")

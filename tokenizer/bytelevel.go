@@ -1,6 +1,7 @@
 package tokenizer
 
 import (
+	"strconv"
 	"strings"
 	"unicode/utf8"
 )
@@ -60,4 +61,14 @@ func writeValid(out *strings.Builder, p []byte) (rest []byte) {
 		in = in[n:]
 	}
 	return p[:copy(p, in)]
+}
+
+// fallbackByte returns the byte that a token such as <0x0A> stands for where
+// characters fall back to bytes.
+func fallbackByte(token string) (byte, bool) {
+	if len(token) != len("<0x0A>") || token[:3] != "<0x" || token[5] != '>' {
+		return 0, false
+	}
+	v, err := strconv.ParseUint(token[3:5], 16, 8)
+	return byte(v), err == nil
 }

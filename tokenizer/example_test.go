@@ -58,3 +58,27 @@ func ExampleStream() {
 	// Output:
 	// war and peace
 }
+
+func ExampleFromGGUF() {
+	t, err := tokenizer.FromGGUF(&tokenizer.GGUF{ // as the metadata of the file has it
+		Model:      "llama",
+		Tokens:     []string{"<unk>", "<s>", "</s>", "<0x21>", "▁", "a", "n", "d", "▁a", "nd", "▁and"},
+		Scores:     []float32{0, 0, 0, 0, -4, -5, -6, -7, -1, -2, -3},
+		TokenTypes: []int32{2, 3, 3, 6, 1, 1, 1, 1, 1, 1, 1},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	enc := t.Encode("and a!", true)
+	for _, id := range enc.IDs {
+		token, _ := t.Token(id)
+		fmt.Printf("%d %s\n", id, token)
+	}
+	fmt.Println(t.Decode(enc.IDs, true))
+	// Output:
+	// 1 <s>
+	// 10 ▁and
+	// 8 ▁a
+	// 3 <0x21>
+	// and a!
+}

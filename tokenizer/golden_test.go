@@ -4,13 +4,17 @@ import (
 	"bytes"
 	"compress/gzip"
 	"encoding/json"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"unicode/utf8"
+
+	"golang.org/x/text/unicode/norm"
 )
 
 // golden is a file of what the Hugging Face library does; see
@@ -26,31 +30,55 @@ type golden struct {
 		Decoded string   `json:"decoded"`
 		Skipped string   `json:"skipped"`
 	} `json:"cases"`
+
+	made *Tokenizer
+}
+
+// goldens reads the golden files, by name.
+var goldens = sync.OnceValues(func() (map[string]*golden, error) {
+	paths, err := filepath.Glob("testdata/golden/*.json")
+	if err != nil || len(paths) == 0 {
+		return nil, fmt.Errorf("no golden files: %v", err)
+	}
+	all := make(map[string]*golden)
+	for _, path := range paths {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return nil, err
+		}
+		g := new(golden)
+		if err := json.Unmarshal(data, g); err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		if g.File != "" {
+			g.Tokenizer, err = readSmolLM2()
+		}
+		if err == nil {
+			g.made, err = Parse(g.Tokenizer)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		all[strings.TrimSuffix(filepath.Base(path), ".json")] = g
+	}
+	return all, nil
+})
+
+// readGoldens returns the golden files, by name.
+func readGoldens(t testing.TB) map[string]*golden {
+	all, err := goldens()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
 }
 
 // Law: ids, offsets and decoded text are those of the Hugging Face library.
 func TestGolden(t *testing.T) {
-	names, err := filepath.Glob("testdata/golden/*.json")
-	if err != nil || len(names) == 0 {
-		t.Fatal("no golden files", err)
-	}
-	for _, name := range names {
-		t.Run(filepath.Base(name), func(t *testing.T) {
+	for name, g := range readGoldens(t) {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			data, err := os.ReadFile(name)
-			if err != nil {
-				t.Fatal(err)
-			}
-			var g golden
-			if err := json.Unmarshal(data, &g); err != nil {
-				t.Fatal(err)
-			}
-			var tok *Tokenizer
-			if g.File != "" {
-				tok = smolLM2(t)
-			} else if tok, err = Parse(g.Tokenizer); err != nil {
-				t.Fatal(err)
-			}
+			tok := g.made
 			for _, c := range g.Cases {
 				enc := tok.Encode(c.Text, c.Special)
 				if !slices.Equal(enc.IDs, c.IDs) {
@@ -58,8 +86,11 @@ func TestGolden(t *testing.T) {
 					continue
 				}
 				// The library leaves bytes without a token out of its count, so that
-				// the offsets after them in a word are wrong.
-				if got := codePoints(c.Text, enc.Offsets); !slices.Equal(got, c.Offsets) && filepath.Base(name) != "unk_dropped.json" {
+				// the offsets after them in a word are wrong; and of characters that it
+				// composes, it takes the first alone for what they stand for.
+				wrong := name == "unk_dropped" ||
+					name == "qwen2" && !norm.NFC.IsNormalString(c.Text)
+				if got := codePoints(c.Text, enc.Offsets); !slices.Equal(got, c.Offsets) && !wrong {
 					t.Errorf("Encode(%.200q, %v).Offsets\n got %v\nwant %v", c.Text, c.Special, got, c.Offsets)
 				}
 				if got := tok.Decode(c.IDs, false); got != c.Decoded {
@@ -106,16 +137,8 @@ func codePoints(text string, offsets []Offset) [][2]int {
 
 // prose returns a few thousand words of English.
 func prose(t testing.TB) string {
-	data, err := os.ReadFile("testdata/golden/smollm2.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var g golden
-	if err := json.Unmarshal(data, &g); err != nil {
-		t.Fatal(err)
-	}
 	longest := ""
-	for _, c := range g.Cases {
+	for _, c := range readGoldens(t)["smollm2"].Cases {
 		if len(c.Text) > len(longest) {
 			longest = c.Text
 		}
@@ -135,19 +158,5 @@ var readSmolLM2 = sync.OnceValues(func() ([]byte, error) {
 	return io.ReadAll(z)
 })
 
-var parseSmolLM2 = sync.OnceValues(func() (*Tokenizer, error) {
-	data, err := readSmolLM2()
-	if err != nil {
-		return nil, err
-	}
-	return Parse(data)
-})
-
-// smolLM2 returns the tokenizer of SmolLM2, made once.
-func smolLM2(t testing.TB) *Tokenizer {
-	tok, err := parseSmolLM2()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tok
-}
+// smolLM2 returns the tokenizer of SmolLM2.
+func smolLM2(t testing.TB) *Tokenizer { return readGoldens(t)["smollm2"].made }

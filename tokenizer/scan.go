@@ -5,62 +5,9 @@ import (
 	"unicode/utf8"
 )
 
-// A preTokenizer is one step of splitting text into words.
-type preTokenizer struct {
-	prefixSpace bool    // put a space before text that does not begin with one
-	scan        scanner // nil: do not split
-}
-
 // A scanner returns the length n > 0 of the first word of s, which is not
 // empty, and whether to keep it. It must not depend on what came before s.
 type scanner func(s string) (n int, keep bool)
-
-// scanGPT2 splits by the pattern of the ByteLevel pre-tokenizer:
-//
-//	's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
-func scanGPT2(s string) (int, bool) {
-	if n := contraction(s); n > 0 {
-		return n, true
-	}
-	c, n := classify(s)
-	if s[0] == ' ' && len(s) > 1 {
-		if after, m := classify(s[1:]); after != space {
-			c, n = after, 1+m
-		}
-	}
-	last := 0 // length of the last character
-	for n < len(s) {
-		next, m := classify(s[n:])
-		if next != c {
-			// Leave the last of several spaces to the word that follows.
-			if c == space && last > 0 {
-				n -= last
-			}
-			break
-		}
-		n, last = n+m, m
-	}
-	return n, true
-}
-
-// contraction returns the length of the English contraction at the beginning
-// of s, or 0.
-func contraction(s string) int {
-	if s[0] != '\'' || len(s) < 2 {
-		return 0
-	}
-	switch s[1] {
-	case 's', 't', 'm', 'd':
-		return 2
-	}
-	if len(s) >= 3 {
-		switch s[1:3] {
-		case "re", "ve", "ll":
-			return 3
-		}
-	}
-	return 0
-}
 
 // A class is one of the kinds of characters that patterns tell apart. They are
 // those of Unicode 15, the version of package unicode: characters added to
@@ -103,26 +50,67 @@ func classify(s string) (class, int) {
 	return classOf(r), n
 }
 
+// runs returns the scanner that makes each run of characters which are in a
+// set a word, and each run of those which are not.
+func runs(in func(rune) bool) scanner {
+	return func(s string) (int, bool) {
+		r, n := utf8.DecodeRuneInString(s)
+		first := in(r)
+		for n < len(s) {
+			r, m := utf8.DecodeRuneInString(s[n:])
+			if in(r) != first {
+				break
+			}
+			n += m
+		}
+		return n, true
+	}
+}
+
+// scanDigits makes each run of digits, of any script, a word.
+var scanDigits = runs(unicode.IsNumber)
+
 // scanDigit makes each digit, of any script, a word.
 func scanDigit(s string) (int, bool) {
 	c, n := classify(s)
 	if c == number {
 		return n, true
 	}
-	return scanDigits(s)
-}
-
-// scanDigits makes each run of digits, of any script, a word.
-func scanDigits(s string) (int, bool) {
-	c, n := classify(s)
 	for n < len(s) {
 		next, m := classify(s[n:])
-		if (next == number) != (c == number) {
+		if next == number {
 			break
 		}
 		n += m
 	}
 	return n, true
+}
+
+// scanPunctuation makes each run of [\p{P}$+<=>^~|] a word.
+var scanPunctuation = runs(func(r rune) bool {
+	switch r {
+	case '$', '+', '<', '=', '>', '^', '~', '|':
+		return true
+	}
+	return unicode.IsPunct(r)
+})
+
+// scanThreeDigits makes each three digits of ASCII a word.
+func scanThreeDigits(s string) (int, bool) {
+	digits := 0
+	for n := range len(s) {
+		if s[n] < '0' || '9' < s[n] {
+			digits = 0
+			continue
+		}
+		if digits++; digits == 3 {
+			if n == 2 {
+				return 3, true
+			}
+			return n - 2, true
+		}
+	}
+	return len(s), true
 }
 
 // scanWhitespace splits by the pattern \w+|[^\w\s]+ and drops white space.
@@ -170,4 +158,20 @@ func scanWhitespaceSplit(s string) (int, bool) {
 		n += m
 	}
 	return n, c != space
+}
+
+// scanBefore returns the scanner that begins a word at each mark, as Metaspace
+// does.
+func scanBefore(mark string) scanner {
+	return func(s string) (int, bool) {
+		n := 0
+		for n < len(s) {
+			_, m := utf8.DecodeRuneInString(s[n:])
+			if n > 0 && s[n:n+m] == mark {
+				break
+			}
+			n += m
+		}
+		return n, true
+	}
 }

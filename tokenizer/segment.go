@@ -2,7 +2,6 @@ package tokenizer
 
 import (
 	"strings"
-	"unicode"
 	"unicode/utf8"
 )
 
@@ -13,8 +12,12 @@ type segment struct {
 	// Byte i of text is byte at+i of the encoded text or, if align is not nil,
 	// stands for its part align[i].
 	at    int
-	align []Offset
+	align []span
 }
+
+// A span is an Offset in half the memory: there is one for each byte of a text
+// that a normalizer changed.
+type span struct{ start, end int32 }
 
 // offset returns the part of the encoded text that s.text[start:end] stands
 // for.
@@ -25,7 +28,7 @@ func (s segment) offset(start, end int) Offset {
 	if start == end {
 		return Offset{}
 	}
-	return Offset{s.align[start].Start, s.align[end-1].End}
+	return Offset{int(s.align[start].start), int(s.align[end-1].end)}
 }
 
 // slice returns the part [start:end] of s.
@@ -37,46 +40,71 @@ func (s segment) slice(start, end int) segment {
 	return r
 }
 
-// prefixSpace returns s with a space in front that stands for the first
-// character.
-func (s segment) prefixSpace() segment {
+// prepend returns s, which is not empty, with prefix in front, which stands for
+// the first character.
+func (s segment) prepend(prefix string) segment {
 	_, n := utf8.DecodeRuneInString(s.text)
-	align := make([]Offset, 1, 1+len(s.text))
-	align[0] = s.offset(0, n)
-	for i := range len(s.text) {
-		align = append(align, s.offset(i, i+1))
-	}
-	return segment{text: " " + s.text, align: align}
+	r := rewrite(s, len(prefix))
+	r.put(prefix, 0, n)
+	r.keep(0, len(s.text))
+	return r.segment()
 }
 
-// lower returns s in lower case.
-func (s segment) lower() segment {
-	if !strings.ContainsFunc(s.text, func(r rune) bool { return unicode.ToLower(r) != r }) {
+// replace returns s with new for each old.
+func (s segment) replace(old, new string) segment {
+	count := strings.Count(s.text, old)
+	if count == 0 {
 		return s
 	}
-	text := make([]byte, 0, len(s.text))
-	align := make([]Offset, 0, len(s.text))
+	r := rewrite(s, count*max(0, len(new)-len(old)))
 	for i := 0; i < len(s.text); {
-		r, n := utf8.DecodeRuneInString(s.text[i:])
-		l := unicode.ToLower(r)
-		switch {
-		case l == r: // also a byte that is not UTF-8
-			text = append(text, s.text[i:i+n]...)
-		case r == 'İ': // the one character with a longer lower case
-			text = append(text, "i\u0307"...)
-		default:
-			text = utf8.AppendRune(text, l)
+		n := strings.Index(s.text[i:], old)
+		if n < 0 {
+			r.keep(i, len(s.text))
+			break
 		}
-		if added := len(text) - len(align); added == n {
-			for j := range n {
-				align = append(align, s.offset(i+j, i+j+1))
-			}
-		} else {
-			for range added {
-				align = append(align, s.offset(i, i+n))
-			}
-		}
-		i += n
+		r.keep(i, i+n)
+		i += n + len(old)
+		r.put(new, i-len(old), i)
 	}
-	return segment{text: string(text), align: align}
+	return r.segment()
+}
+
+// A rewriting makes a segment out of another, from left to right.
+type rewriting struct {
+	from  segment
+	text  []byte
+	align []span
+}
+
+// rewrite begins a rewriting of s, which may become longer by the given number
+// of bytes.
+func rewrite(s segment, longer int) *rewriting {
+	n := len(s.text) + longer
+	return &rewriting{from: s, text: make([]byte, 0, n), align: make([]span, 0, n)}
+}
+
+// keep takes over the part [start:end] as it is.
+func (r *rewriting) keep(start, end int) {
+	r.text = append(r.text, r.from.text[start:end]...)
+	if r.from.align != nil {
+		r.align = append(r.align, r.from.align[start:end]...)
+		return
+	}
+	for i := int32(r.from.at + start); i < int32(r.from.at+end); i++ {
+		r.align = append(r.align, span{i, i + 1})
+	}
+}
+
+// put adds text that stands for the part [start:end], which is not empty.
+func (r *rewriting) put(text string, start, end int) {
+	r.text = append(r.text, text...)
+	o := r.from.offset(start, end)
+	for range len(text) {
+		r.align = append(r.align, span{int32(o.Start), int32(o.End)})
+	}
+}
+
+func (r *rewriting) segment() segment {
+	return segment{text: string(r.text), align: r.align}
 }

@@ -1,30 +1,38 @@
 // Package tokenizer turns text into the token ids a language model reads, and
-// ids back into text, as a Hugging Face tokenizer.json file describes it.
+// ids back into text, as a Hugging Face tokenizer.json file or the metadata of a
+// GGUF file describe it.
 //
-// A file names the steps of a pipeline; Parse reads it and Encode runs it:
+// A tokenizer.json names the steps of a pipeline; Parse reads it and Encode runs
+// it:
 //
 //   - added tokens, such as <|im_end|>, are cut out of the text first;
-//   - the normalizer rewrites what is left (Lowercase);
-//   - the pre-tokenizers split it into words (ByteLevel, Digits, Whitespace,
+//   - the normalizers rewrite what is left (Lowercase, NFC, Prepend, Replace);
+//   - the pre-tokenizers split it into words (ByteLevel, Digits, Metaspace, Split
+//     by the patterns of GPT-2, Llama 3, Qwen2 and Tekken, Whitespace,
 //     WhitespaceSplit);
-//   - the model turns each word into ids (byte-level BPE, WordLevel);
+//   - the model turns each word into ids (BPE of bytes or, as SentencePiece does
+//     it, of characters with byte fallback; WordLevel);
 //   - the post-processor adds tokens such as the beginning of sequence
 //     (TemplateProcessing, ByteLevel, BertProcessing, RobertaProcessing);
-//   - for the way back, the decoder joins the tokens (ByteLevel, Fuse; tokens
-//     joined by spaces if there is none).
+//   - for the way back, the decoders turn tokens into text and join them
+//     (ByteFallback, ByteLevel, Fuse, Metaspace, Replace, Strip; tokens joined by
+//     spaces if there is none).
 //
 // Each of these steps but the model may also be a Sequence. The results are
 // those of the Hugging Face tokenizers library, version 0.23. A file that asks
-// for anything else is an error, never an approximation, with two exceptions:
+// for anything else is an error, never an approximation, with these exceptions:
 // the fields truncation and padding are ignored, since the length of a prompt
-// is the business of whoever runs the model, and an added token keeps the id
-// that the file gives it.
+// is the business of whoever runs the model; an added token keeps the id that
+// the file gives it; and of byte tokens that are not UTF-8, only those at fault
+// decode to U+FFFD, not the whole run of byte tokens.
+//
+// FromGGUF makes the same out of the vocabularies "gpt2" and "llama" of GGUF,
+// whose pre-tokenizers have names instead of patterns.
 package tokenizer
 
 import (
 	"fmt"
 	"os"
-	"strings"
 )
 
 // A Tokenizer converts between text and token ids. It does not change once
@@ -35,13 +43,13 @@ type Tokenizer struct {
 
 	added           addedTokens // matched in the text as given
 	addedNormalized addedTokens // matched in the normalized text
-	lowercase       bool
+	normalizers     []normalizer
 	pre             []preTokenizer
 	model           model
 	post            []postProcessor
+	decoder         decoder
 
-	byteLevel bool   // the model sees bytes: tokens are spelled in the byte alphabet
-	separator string // written between tokens when decoding
+	byteLevel bool // the model sees bytes: tokens are spelled in the byte alphabet
 }
 
 // tokenInfo is what is known of one id.
@@ -77,8 +85,8 @@ type Encoding struct {
 // In byte-level tokenizers a token may hold only some bytes of a character. Its
 // offset is then those bytes, so that the offsets of a text's tokens tile it,
 // where the Hugging Face library would widen each to the whole character. Where
-// the normalizer replaced a character, all tokens of the replacement have the
-// whole original character as their offset.
+// the normalizer replaced characters, all tokens of the replacement have
+// everything that it replaced as their offset.
 type Offset struct {
 	Start, End int
 }
@@ -110,10 +118,10 @@ func Parse(data []byte) (*Tokenizer, error) {
 // tokens the file asks for around every text, such as the beginning of
 // sequence; added tokens written in the text itself are always recognized.
 //
-// Bytes of text that are not UTF-8 are split off as symbols would be, and in a
-// byte-level tokenizer become the tokens of those bytes. Bytes that have no
-// token are left out if the file names no token for the unknown. The text must
-// be shorter than 2 GiB.
+// Bytes of text that are not UTF-8 are split off as symbols would be, and become
+// the tokens of those bytes where the vocabulary has them. What has no token is
+// left out if the file names no token for the unknown. The text must be shorter
+// than 1 GiB, since a normalizer may make it longer.
 func (t *Tokenizer) Encode(text string, addSpecial bool) Encoding {
 	e := encoder{t: t}
 	e.ids = make([]int32, 0, len(text)/4+8)
@@ -123,10 +131,7 @@ func (t *Tokenizer) Encode(text string, addSpecial bool) Encoding {
 			e.add(id, Offset{start, end})
 			return
 		}
-		s := segment{text: text[start:end], at: start}
-		if t.lowercase {
-			s = s.lower()
-		}
+		s := t.normalize(segment{text: text[start:end], at: start})
 		t.addedNormalized.split(s.text, func(id int32, start, end int) {
 			if id >= 0 {
 				e.add(id, s.offset(start, end))
@@ -140,6 +145,14 @@ func (t *Tokenizer) Encode(text string, addSpecial bool) Encoding {
 		enc = t.post[i].process(t, text, enc, addSpecial)
 	}
 	return enc
+}
+
+// normalize returns s after all normalizers.
+func (t *Tokenizer) normalize(s segment) segment {
+	for _, n := range t.normalizers {
+		s = n(s)
+	}
+	return s
 }
 
 // encoder collects the tokens of one text.
@@ -168,9 +181,7 @@ func (e *encoder) split(s segment, pre []preTokenizer) {
 		}
 		return
 	}
-	if pre[0].prefixSpace && s.text[0] != ' ' {
-		s = s.prefixSpace()
-	}
+	s = pre[0].rewrite(s)
 	if pre[0].scan == nil {
 		e.split(s, pre[1:])
 		return
@@ -184,19 +195,11 @@ func (e *encoder) split(s segment, pre []preTokenizer) {
 	}
 }
 
-// Decode turns ids into text. With skipSpecial, special tokens are left out.
-// Ids without a token are ignored. Bytes that do not make up a character, as
-// when ids end in the middle of one, become U+FFFD.
-func (t *Tokenizer) Decode(ids []int32, skipSpecial bool) string {
-	s := t.NewStream(skipSpecial)
-	return s.Put(ids...) + s.Flush()
-}
-
 // VocabSize returns one more than the largest id, added tokens included.
 func (t *Tokenizer) VocabSize() int { return len(t.tokens) }
 
 // ID returns the id of token, spelled as in the file: a byte-level tokenizer
-// has "Ġthe" for " the".
+// has "Ġthe" for " the", one of SentencePiece's kind "▁the".
 func (t *Tokenizer) ID(token string) (id int32, ok bool) {
 	id, ok = t.ids[token]
 	return id, ok
@@ -215,51 +218,33 @@ func (t *Tokenizer) exists(id int64) bool {
 	return 0 <= id && id < int64(len(t.tokens)) && t.tokens[id].exists
 }
 
-// A Stream decodes ids as they come, for printing the text of a model while it
-// writes. It holds back the bytes of a character until it is complete.
-type Stream struct {
-	t           *Tokenizer
-	skipSpecial bool
-	started     bool   // a token was put: the next one needs a separator
-	pending     []byte // start of a character
-}
-
-// NewStream returns a Stream at the beginning of a text. With skipSpecial,
-// special tokens are left out.
-func (t *Tokenizer) NewStream(skipSpecial bool) *Stream {
-	return &Stream{t: t, skipSpecial: skipSpecial}
-}
-
-// Put adds ids and returns the text that is now complete, if any. The results
-// of successive calls, and of Flush in the end, put together are what Decode
-// returns for all ids.
-func (s *Stream) Put(ids ...int32) string {
-	var out strings.Builder
-	for _, id := range ids {
-		if !s.t.exists(int64(id)) {
-			continue
-		}
-		info := &s.t.tokens[id]
-		if s.skipSpecial && info.special {
-			continue
-		}
-		if s.started {
-			s.pending = append(s.pending, s.t.separator...)
-		}
-		s.started = true
-		s.pending = append(s.pending, info.text...)
-		s.pending = writeValid(&out, s.pending)
+// setToken makes info the token with the given id, which must be free.
+func (t *Tokenizer) setToken(id int64, info tokenInfo) error {
+	if id < 0 || id >= maxTokens {
+		return fmt.Errorf("token %q has id %d, want 0 to %d", info.token, id, maxTokens-1)
 	}
-	return out.String()
+	if n := int(id) + 1; n > len(t.tokens) {
+		t.tokens = append(t.tokens, make([]tokenInfo, n-len(t.tokens))...)
+	}
+	if old := &t.tokens[id]; old.exists {
+		return fmt.Errorf("tokens %q and %q have the same id %d",
+			min(old.token, info.token), max(old.token, info.token), id)
+	}
+	info.text, info.exists = info.token, true
+	t.tokens[id] = info
+	t.ids[info.token] = int32(id)
+	return nil
 }
 
-// Flush ends the text: it returns U+FFFD if a character is incomplete, else
-// the empty string. The Stream is then at the beginning of a new text.
-func (s *Stream) Flush() string {
-	rest := len(s.pending) > 0
-	s.started, s.pending = false, s.pending[:0]
-	if rest {
-		return "\uFFFD"
+// add makes the token a.ID, which exists, one that is found in the text.
+func (t *Tokenizer) add(a *addedToken) {
+	info := &t.tokens[a.ID]
+	info.added, info.special = true, a.Special
+	if !a.Normalized {
+		t.added.insert(a.Content, a)
+		return
 	}
-	return ""
+	// What it is matched with is also what it decodes to.
+	info.text = t.normalize(segment{text: a.Content}).text
+	t.addedNormalized.insert(info.text, a)
 }

@@ -143,12 +143,18 @@ func (x *capture) run(c *cobra.Command, args []string) (err error) {
 	return err
 }
 
-// tokenizerOf returns the tokenizer of the model at a path.
+// tokenizerOf returns the tokenizer of the model at a path: that in a GGUF file, or beside other models.
 func tokenizerOf(path string, m *model.Model) (*tokenizer.Tokenizer, error) {
-	if m.Metadata() != nil {
-		return nil, fmt.Errorf("%s: tokenizers of GGUF files are not supported", path)
+	meta := m.Metadata()
+	if meta == nil {
+		return tokenizer.Load(filepath.Join(path, "tokenizer.json"))
 	}
-	return tokenizer.Load(filepath.Join(path, "tokenizer.json"))
+	vocabulary := tokenizer.GGUF(meta.Vocabulary)
+	tok, err := tokenizer.FromGGUF(&vocabulary)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return tok, nil
 }
 
 // numbers reads numbers below n and ranges of them, ascending; no text means all.

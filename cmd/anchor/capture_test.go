@@ -99,6 +99,12 @@ func TestCapture(t *testing.T) {
 	in := filepath.Join(out, "layer-2.safetensors")
 	mustRun(t, "attend", in, "-o", filepath.Join(t.TempDir(), "out"))
 	mustRun(t, "calibrate", in, "--audit", "4")
+
+	// A GGUF file brings its tokenizer along.
+	out = filepath.Join(t.TempDir(), "captured")
+	if said := mustRun(t, "capture", smallGGUF(t), "--file", file, "--length", "7", "-o", out); !strings.HasPrefix(said, "wrote 1 layers of 7 tokens") {
+		t.Errorf("of a GGUF file: %q", said)
+	}
 }
 
 // What cannot be captured or inspected is refused before anything is written.

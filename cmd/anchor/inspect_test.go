@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -69,6 +70,37 @@ func smallModel(t testing.TB) string {
 	return dir
 }
 
+// smallGGUF writes a model of zeros with a tokenizer of letters to a GGUF file.
+func smallGGUF(t testing.TB) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "small.gguf")
+	words, types := strings.Split("a b c d e f g h i j k l m n o p q r s t u v w x y z Ġ </s>", " "), slices.Repeat([]int32{1}, 28)
+	types[27] = 3
+	write := func(elements int) func(io.Writer) error {
+		return func(w io.Writer) error { _, err := w.Write(make([]byte, elements)); return err }
+	}
+	tensors := []gguf.Source{
+		{Name: "token_embd.weight", Shape: []int{28, 32}, Type: matrix.Q8_0, Write: write(28 * 34)},
+		{Name: "output_norm.weight", Shape: []int{32}, Type: matrix.F32, Write: write(4 * 32)},
+		{Name: "blk.0.attn_norm.weight", Shape: []int{32}, Type: matrix.F32, Write: write(4 * 32)},
+		{Name: "blk.0.ffn_norm.weight", Shape: []int{32}, Type: matrix.F32, Write: write(4 * 32)},
+	}
+	for _, name := range []string{"attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"} {
+		tensors = append(tensors, gguf.Source{Name: "blk.0." + name + ".weight", Shape: []int{32, 32}, Type: matrix.Q8_0, Write: write(32 * 34)})
+	}
+	err := gguf.WriteFile(t.Context(), path, []gguf.KeyValue{
+		{Key: "general.architecture", Value: "llama"}, {Key: "llama.block_count", Value: uint32(1)}, {Key: "llama.context_length", Value: uint32(64)},
+		{Key: "llama.embedding_length", Value: uint32(32)}, {Key: "llama.feed_forward_length", Value: uint32(32)},
+		{Key: "llama.attention.head_count", Value: uint32(4)}, {Key: "llama.attention.layer_norm_rms_epsilon", Value: float32(1e-5)},
+		{Key: "tokenizer.ggml.model", Value: "gpt2"}, {Key: "tokenizer.ggml.pre", Value: "smollm"},
+		{Key: "tokenizer.ggml.tokens", Value: words}, {Key: "tokenizer.ggml.token_type", Value: types}, {Key: "tokenizer.ggml.merges", Value: []string{}},
+	}, tensors...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 // What inspect reports is so, of a directory and of a GGUF file, as an object and for people.
 func TestInspect(t *testing.T) {
 	dir := smallModel(t)
@@ -102,36 +134,15 @@ func TestInspect(t *testing.T) {
 		}
 	}
 
-	path := filepath.Join(t.TempDir(), "small.gguf")
-	write := func(elements int) func(io.Writer) error {
-		return func(w io.Writer) error { _, err := w.Write(make([]byte, elements)); return err }
-	}
-	tensors := []gguf.Source{
-		{Name: "token_embd.weight", Shape: []int{5, 32}, Type: matrix.Q8_0, Write: write(5 * 34)},
-		{Name: "output_norm.weight", Shape: []int{32}, Type: matrix.F32, Write: write(4 * 32)},
-		{Name: "blk.0.attn_norm.weight", Shape: []int{32}, Type: matrix.F32, Write: write(4 * 32)},
-		{Name: "blk.0.ffn_norm.weight", Shape: []int{32}, Type: matrix.F32, Write: write(4 * 32)},
-	}
-	for _, name := range []string{"attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"} {
-		tensors = append(tensors, gguf.Source{Name: "blk.0." + name + ".weight", Shape: []int{32, 32}, Type: matrix.Q8_0, Write: write(32 * 34)})
-	}
-	err := gguf.WriteFile(t.Context(), path, []gguf.KeyValue{
-		{Key: "general.architecture", Value: "llama"}, {Key: "llama.block_count", Value: uint32(1)}, {Key: "llama.context_length", Value: uint32(64)},
-		{Key: "llama.embedding_length", Value: uint32(32)}, {Key: "llama.feed_forward_length", Value: uint32(32)},
-		{Key: "llama.attention.head_count", Value: uint32(4)}, {Key: "llama.attention.layer_norm_rms_epsilon", Value: float32(1e-5)},
-		{Key: "tokenizer.ggml.model", Value: "gpt2"}, {Key: "tokenizer.ggml.pre", Value: "smollm"},
-	}, tensors...)
-	if err != nil {
-		t.Fatal(err)
-	}
+	path := smallGGUF(t)
 	m := object(t, mustRun(t, "inspect", path, "--json"), "weights tokenizer windows")
-	if m["tokenizer"] != "gpt2, smollm" || m["weight_bytes"] != 5.*34+7*32*34+3*4*32 || m["windows"] != nil {
+	if m["tokenizer"] != "gpt2, smollm" || m["weight_bytes"] != 28.*34+7*32*34+3*4*32 || m["windows"] != nil {
 		t.Errorf("%v", m)
 	}
 	if kinds := m["weights"].([]any); len(kinds) != 2 || kinds[0].(map[string]any)["type"] != "Q8_0" || kinds[0].(map[string]any)["tensors"] != 8. {
 		t.Errorf("weights are %v", m["weights"])
 	}
-	if out := mustRun(t, "inspect", path); !strings.Contains(out, "  Q8_0             7.6 KiB, 8 tensors\n") || !strings.Contains(out, "windows            none\n") {
+	if out := mustRun(t, "inspect", path); !strings.Contains(out, "  Q8_0             8.4 KiB, 8 tensors\n") || !strings.Contains(out, "windows            none\n") {
 		t.Errorf("%s", out)
 	}
 }

@@ -132,6 +132,8 @@ func TestErrors(t *testing.T) {
 		{[]string{"run", "--model", dir, "x"}, 1, "tokenizer.json"},
 		{[]string{"run", "--model", dir, "--file", dir + "/no"}, 1, "no such file"},
 		{[]string{"run", "--model", dir, "x", "--max-tokens", "0"}, 2, "--max-tokens is 0"},
+		{[]string{"run", "--model", dir, "x", "--temperature", "-1"}, 2, "--temperature is -1"},
+		{[]string{"run", "--model", dir, "x", "--cache", "F64"}, 2, `--cache is "F64"; want one of F32, BF16, F16, I8`},
 		{[]string{"run", "--model", dir, "x", "--attention", "y"}, 2, `--attention is "y"`},
 		{[]string{"bench", "x"}, 2, "want none"},
 		{[]string{"bench", "--lengths", "1,abc"}, 2, `--lengths is "1,abc"; want whole numbers`},

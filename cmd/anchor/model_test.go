@@ -107,6 +107,26 @@ func TestMakeModelAndRun(t *testing.T) {
 	if m["text"] != p.Answer || m["tokens"] != 300.0 || m["generated"] != 1.0 || m["ended"] != true {
 		t.Errorf("report is %v", m)
 	}
+
+	// Other types of cache, dense layers and drawing among one token give the answer too; --stats says where time went.
+	args := []string{"run", "--model", dir, p.Text, "--stats", "--block", "16", "--step", "2", "--theta", "-inf", "--tail", "0"}
+	for _, more := range [][]string{
+		{"--dense-layers", "0,1"}, {"--dense-below", "301"}, {"--dense-below", "301", "--cache", "BF16"}, {"--dense-below", "301", "--cache", "I8"},
+		{"--dense-below", "301", "--temperature", "1", "--top-k", "1", "--seed", "7"},
+	} {
+		var stdout, stderr bytes.Buffer
+		if status := run(t.Context(), slices.Concat(args, more), nil, &stdout, &stderr); status != 0 || stdout.String() != p.Answer+"\n" {
+			t.Errorf("%q: status %d, answer %q, %s; want %q", more, status, stdout.String(), stderr.String(), p.Answer)
+		}
+		for _, want := range []string{"300 tokens", "of them cached", "time to first token", "in attention", "dense", "in matrix products", "in all else", "tokens/s"} {
+			if !strings.Contains(stderr.String(), want) {
+				t.Errorf("%q: stats do not say %q:\n%s", more, want, stderr.String())
+			}
+		}
+	}
+	if _, out, _ := anchorCommand(t, "run", "--model", dir, p.Text, "--stop", p.Answer[1:]); out != p.Answer[:1]+"\n" {
+		t.Errorf("before %q came %q; want %q", p.Answer[1:], out, p.Answer[:1])
+	}
 }
 
 // bench prints a line a result and the peak, or a table.

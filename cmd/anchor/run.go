@@ -21,20 +21,24 @@ func newRun() *cobra.Command {
 		Use:   "run --model DIR [--file TEXT] [flags] [PROMPT]",
 		Short: "Continue a prompt with a model",
 		Long: `Run continues a prompt with a Llama model and prints the text to stdout as it
-comes, then timings to stderr. At every step the likeliest token is taken, until
-the model ends the text or --max-tokens are there.
+comes, then timings to stderr, or with --stats where the time went. At every step
+the likeliest token is taken, or one is drawn with --temperature, until the model
+ends the text, a text given with --stop comes or --max-tokens are there.
 
 The model is a directory as Hugging Face lays it out: config.json, tokenizer.json
 and model.safetensors, or shards with model.safetensors.index.json. The prompt is
 PROMPT as it stands, without a chat template; with --file, the text in that file,
 an empty line, and PROMPT.
 
---attention is the prompt's; generated tokens see every key.
+--attention is the prompt's; generated tokens see every key. A prompt shorter than
+--dense-below is attended to densely, and so is every prompt in --dense-layers.
 
 With --json, one object is printed instead: text, tokens (of the prompt), generated,
 ended (by the model), attention, isa, params, ttft_seconds (time to first token,
-the audit left out), attention_seconds, other_seconds, stage_seconds, density,
-dense_share (of groups), stripes, recall {mean, p5, min} if audited, and decode_tokens_per_second.`,
+the audit left out), attention_seconds, other_seconds, product_seconds (of those, in
+products with matrices), cached (tokens of the prompt), stage_seconds, density,
+dense_share (of groups), stripes, recall {mean, p5, min} if audited,
+decode_tokens_per_second, and peak_memory_bytes (of the process).`,
 		Example: `  anchor run --model ./SmolLM2-135M "The capital of France is"
   anchor run --model ./SmolLM2-135M --file report.txt "In short,"
   anchor run --model ./SmolLM2-135M --file report.txt --attention dense "In short,"`,
@@ -48,6 +52,11 @@ dense_share (of groups), stripes, recall {mean, p5, min} if audited, and decode_
 	f.StringVar(&g.attention, "attention", "anchor", "`method` of attention, or method=value to set its knob: "+methodNames(true))
 	f.IntVar(&g.maxTokens, "max-tokens", 128, "`tokens` to generate at most")
 	f.IntVar(&g.audit, "audit", 0, "`rows` of the prompt, of each head and layer, whose exact recall is measured")
+	f.IntSliceVar(&g.denseLayers, "dense-layers", nil, "`layers`, from 0, in which every row sees every key")
+	f.IntVar(&g.denseBelow, "dense-below", 0, "`tokens` of a prompt below which it is attended to densely")
+	f.BoolVar(&g.stats, "stats", false, "say where the time went, and how much memory")
+	g.sampling, g.stop = samplingFlags(c)
+	g.cache = cacheFlag(c)
 	g.params = paramFlags(c)
 	g.costs = costsFlag(c)
 	g.threads = threadsFlag(c)
@@ -60,6 +69,12 @@ dense_share (of groups), stripes, recall {mean, p5, min} if audited, and decode_
 type generation struct {
 	model, file, attention string
 	maxTokens, audit       int
+	denseLayers            []int
+	denseBelow             int
+	stats                  bool
+	sampling               *generate.Sampling
+	stop                   *[]string
+	cache                  *string
 	params                 *anchor.Params
 	costs                  *string
 	threads                *int
@@ -86,6 +101,13 @@ func (g *generation) run(c *cobra.Command, args []string) (err error) {
 	case g.audit < 0:
 		return usageError{fmt.Errorf("--audit is %d; want ≥ 0", g.audit)}
 	}
+	if err := g.sampling.Validate(); err != nil {
+		return usageError{errors.New(samplingNames.Replace(err.Error()))}
+	}
+	cached, err := cacheType(*g.cache)
+	if err != nil {
+		return err
+	}
 	costs, err := readCosts(*g.costs)
 	if err != nil {
 		return err
@@ -104,7 +126,9 @@ func (g *generation) run(c *cobra.Command, args []string) (err error) {
 	}
 	defer func() { err = errors.Join(err, m.Close()) }()
 
-	e, err := generate.New(m, generate.Options{Attention: method.attention(), Costs: costs, Threads: *g.threads})
+	attention := method.attention()
+	attention.DenseLayers, attention.DenseBelow = g.denseLayers, g.denseBelow
+	e, err := generate.New(m, generate.Options{Attention: attention, CacheType: cached, Costs: costs, Threads: *g.threads})
 	if err != nil {
 		return err
 	}
@@ -120,7 +144,7 @@ func (g *generation) run(c *cobra.Command, args []string) (err error) {
 		return broken
 	}
 	res, err := e.Generate(c.Context(), generate.Request{
-		Prompt: prompt, MaxTokens: g.maxTokens, Tokenizer: tok, AuditRows: g.audit,
+		Prompt: prompt, MaxTokens: g.maxTokens, Sampling: *g.sampling, Tokenizer: tok, Stop: *g.stop, AuditRows: g.audit,
 		Progress: bar.report,
 		Token: func(t generate.Token) error {
 			bar.end()
@@ -143,6 +167,9 @@ func (g *generation) run(c *cobra.Command, args []string) (err error) {
 			Text string `json:"text"`
 			generated
 		}{res.Text, r})
+	}
+	if g.stats {
+		return writeStats(c.ErrOrStderr(), &r)
 	}
 	fmt.Fprintf(c.ErrOrStderr(), "prompt: %d tokens, first token after %.3f s, %.3f s of it in attention (%s, density %.1f %%)\n",
 		r.Tokens, r.TTFT, r.AttentionSeconds, g.attention, 100*r.Density)
@@ -193,6 +220,8 @@ type generated struct {
 	TTFT             float64            `json:"ttft_seconds"`
 	AttentionSeconds float64            `json:"attention_seconds"`
 	OtherSeconds     float64            `json:"other_seconds"`
+	ProductSeconds   float64            `json:"product_seconds"` // of those
+	Cached           int                `json:"cached"`          // tokens of the prompt
 	StageSeconds     map[string]float64 `json:"stage_seconds"`
 	Density          float64            `json:"density"`
 	DenseShare       float64            `json:"dense_share"` // of the groups planned by head
@@ -201,6 +230,7 @@ type generated struct {
 	Generated        int                `json:"generated"` // tokens
 	Ended            bool               `json:"ended"`     // by the model
 	TokensPerSecond  float64            `json:"decode_tokens_per_second"`
+	PeakMemory       int64              `json:"peak_memory_bytes"`
 }
 
 func newGenerated(method chosen, tokens int, res *generate.Result) generated {
@@ -208,7 +238,8 @@ func newGenerated(method chosen, tokens int, res *generate.Result) generated {
 	g := generated{
 		Attention: method.Name, ISA: a.ISA, Params: method.report(), Tokens: tokens,
 		TTFT:             res.FirstToken,
-		AttentionSeconds: res.AttentionSeconds, OtherSeconds: res.OtherSeconds,
+		AttentionSeconds: res.AttentionSeconds, OtherSeconds: res.OtherSeconds, ProductSeconds: res.ProductSeconds,
+		Cached: res.CachedTokens, PeakMemory: generate.PeakMemory(),
 		StageSeconds: a.StageSeconds(), Density: a.Density(), DenseShare: a.DenseShare(), Stripes: a.Stripes,
 		Generated: len(res.Tokens), Ended: res.End == generate.EndOfText, TokensPerSecond: res.TokensPerSecond(),
 	}

@@ -2,8 +2,8 @@
 // the constructed model of package retrieval can do.
 package needle
 
-// depths is how many depths there are, from the beginning of a text to its end.
-const depths = 11
+// Depths is how many depths there are, from the beginning of a text to its end. So many samples are a round.
+const Depths = 11
 
 // depth returns that of a sample.
-func depth(index int) float64 { return float64(index%depths) / (depths - 1) }
+func depth(index int) float64 { return float64(index%Depths) / (Depths - 1) }

@@ -17,13 +17,20 @@ func Lookup() *eval.Task {
 		Suite: "lookup", Name: "lookup",
 		Sample: func(f *eval.Format, length, index int, seed uint64) (*eval.Sample, error) {
 			d := depth(index)
+			number := eval.Random(seed, "lookup", length, index).Uint64()
+			limit := length - maxTokens
 			var p retrieval.Prompt
-			// The model's own tokenizer takes just as many tokens as are asked of NewPrompt, others more.
-			_, err := eval.Fit(f, retrieval.MinPromptTokens, max(length-maxTokens, retrieval.MinPromptTokens), length-maxTokens,
-				func(tokens int) (prompt, prefix string, err error) {
-					p, err = retrieval.NewPrompt(tokens, d, eval.Random(seed, "lookup", length, index).Uint64())
-					return p.Text, "", err
-				})
+			fits := func(tokens int) (bool, error) {
+				var err error
+				p, err = retrieval.NewPrompt(tokens, d, number)
+				return err == nil && len(f.Encode(p.Text, "")) <= limit, err
+			}
+			// The model's own tokenizer takes as many tokens as are asked for, others more.
+			largest := max(limit, retrieval.MinPromptTokens)
+			ok, err := fits(largest)
+			if err == nil && !ok {
+				_, err = eval.Fit(retrieval.MinPromptTokens, largest, fits)
+			}
 			if err != nil {
 				return nil, fmt.Errorf("lookup: %w", err)
 			}

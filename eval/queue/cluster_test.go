@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	_ "unsafe" // for linkname
 
 	"github.com/anchorattention/anchor/eval"
 	"github.com/anchorattention/anchor/eval/needle"
@@ -45,8 +46,17 @@ func newWorker() (*eval.Worker, error) {
 	}, nil
 }
 
+// A server takes 4 to 9 s to notice that a leader is gone, and there are several in a row. The server's own tests shorten that, and so
+// do these, which have no other way to it.
+//
+//go:linkname minElectionTimeout github.com/nats-io/nats-server/v2/server.minElectionTimeout
+//go:linkname maxElectionTimeout github.com/nats-io/nats-server/v2/server.maxElectionTimeout
+//go:linkname hbInterval github.com/nats-io/nats-server/v2/server.hbInterval
+var minElectionTimeout, maxElectionTimeout, hbInterval time.Duration
+
 // childServer is a node of a cluster, in a process of its own, which lives until its stdin ends.
 func childServer() int {
+	minElectionTimeout, maxElectionTimeout, hbInterval = time.Second, 2*time.Second, 200*time.Millisecond
 	var routes []*url.URL
 	for _, port := range strings.Split(os.Getenv("ROUTES"), ",") {
 		routes = append(routes, &url.URL{Scheme: "nats", Host: "127.0.0.1:" + port})

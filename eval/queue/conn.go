@@ -78,14 +78,14 @@ func Dial(ctx context.Context, o Options) (*Conn, error) {
 		options = append(options, nats.ClientCert(o.Cert, o.Key))
 	}
 	c, err := connect(strings.Join(addresses, ","), o.Log, options...)
-	if err != nil {
-		var shown []string
-		for _, a := range addresses {
-			shown = append(shown, redact(a))
-		}
-		return nil, fmt.Errorf("cannot connect to %s: %w", strings.Join(shown, ", "), err)
+	for i, a := range addresses {
+		addresses[i] = redact(a)
 	}
-	try, cancel := context.WithTimeout(ctx, 10*time.Second)
+	if err != nil {
+		return nil, fmt.Errorf("cannot connect to %s: %w", strings.Join(addresses, ", "), err)
+	}
+	// A cluster that has just started takes seconds to choose a leader.
+	try, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	err = c.persist(try, "the server's JetStream", func(ctx context.Context) error {
 		_, err := c.js.AccountInfo(ctx)
@@ -93,7 +93,7 @@ func Dial(ctx context.Context, o Options) (*Conn, error) {
 	})
 	if err != nil {
 		c.Close()
-		return nil, fmt.Errorf("%s has no JetStream for us: %w", c.Server(), err)
+		return nil, fmt.Errorf("no JetStream at %s: %w", strings.Join(addresses, ", "), err)
 	}
 	return c, nil
 }
@@ -236,7 +236,7 @@ func (c *Conn) bind(ctx context.Context) (context.Context, context.CancelCauseFu
 // new leaders, nobody answers for seconds.
 func (c *Conn) persist(ctx context.Context, what string, f func(ctx context.Context) error) error {
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
-		try, cancel := context.WithTimeout(ctx, 5*time.Second)
+		try, cancel := context.WithTimeout(ctx, 3*time.Second)
 		err := f(try)
 		cancel()
 		switch {

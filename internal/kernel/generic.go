@@ -20,6 +20,9 @@ var generic = Set{
 	scaleCols: scaleColsGeneric,
 	add:       addGeneric,
 	finite:    finiteGeneric,
+	swiGLU:    swiGLUGeneric,
+	squares:   squaresGeneric,
+	scaleBoth: scaleBothGeneric,
 	bf16:      bf16Generic,
 	f16:       f16Generic,
 	addBF16:   addBF16Generic,
@@ -115,6 +118,36 @@ var expCoef = [6]float32{0.0019153615, 0.00889687147, 0.0559042841, 0.240127906,
 // expLow is the lowest exponent that ExpSum does not take for nothing. Far smaller numbers would do no harm but to
 // speed: their products are subnormal, which costs some processors a hundred cycles each.
 var expLow float32 = -64
+
+// swiGLUCoef is what SwiGLU multiplies exponents by, their largest, and one.
+var swiGLUCoef = [3]float32{-math.Log2E, 126, 1}
+
+func swiGLUGeneric(n int, gate, up *float32) {
+	g, u := unsafe.Slice(gate, n), unsafe.Slice(up, n)
+	for i, x := range g {
+		g[i] = x / (1 + exp2(min(x*swiGLUCoef[0], swiGLUCoef[1]))) * u[i]
+	}
+}
+
+func squaresGeneric(rows int, x *float32, ld uintptr, sum *float64) {
+	sums := unsafe.Slice(sum, Lanes)
+	clear(sums)
+	for i := range uintptr(rows) {
+		for j, v := range unsafe.Slice(at(x, i*ld), Lanes) {
+			sums[j] += float64(v) * float64(v)
+		}
+	}
+}
+
+func scaleBothGeneric(rows int, dst, src *float32, ld uintptr, f, row *float32) {
+	factors := unsafe.Slice(f, Lanes)
+	for i, w := range unsafe.Slice(row, rows) {
+		from, to := unsafe.Slice(at(src, uintptr(i)*ld), Lanes), unsafe.Slice(at(dst, uintptr(i)*ld), Lanes)
+		for j, v := range from {
+			to[j] = v * factors[j] * w
+		}
+	}
+}
 
 // exp2 is 2^x within 2 ulp, 0 below expLow.
 func exp2(x float32) float32 {

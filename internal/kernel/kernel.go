@@ -4,8 +4,8 @@
 // All matrices are row-major with a row stride given in elements. Nothing here knows of queries, keys or heads
 // beyond the names of arguments; packing, masking and scheduling stand above.
 //
-// The generic level is plain Go and is always built. On amd64 the levels avx2, avx512, avx512bf16 and amx, and on arm64
-// the level neon, are assembly printed by the generator in gen; the best that the machine can run is the default, and
+// The generic level is plain Go and is always built. On amd64 the levels avx2, avx512, avx512vnni, avx512bf16 and amx, and on
+// arm64 the level neon, are assembly printed by the generator in gen; the best that the machine can run is the default, and
 // the environment variable ANCHOR_CPU forces one by name. The build tag purego leaves the assembly out.
 //
 // # Pairs
@@ -46,13 +46,17 @@ type Set struct {
 	scaleCols   func(rows int, x *float32, ld uintptr, n int, f *float32)
 	add         func(n int, dst, src *float32)
 	finite      func(n int, x *float32) (bad uint32) // 0 if all of x is finite
+	swiGLU      func(n int, gate, up *float32)
+	squares     func(rows int, x *float32, ld uintptr, sum *float64)           // of Lanes columns
+	scaleBoth   func(rows int, dst, src *float32, ld uintptr, f, row *float32) // Lanes columns
 	bf16, f16   func(n int, dst *float32, src *uint16)
 	addBF16     func(n int, dst *float32, src *uint16)
 	prefetch    func(p *float32, lines int) // nil where there is none
 	fma         func(rounds int)
 	flops       int // floating-point operations in one round of fma
 
-	pairs *pairs // nil where pairs of bfloat16s are not faster than float32s
+	pairs *pairs   // nil where pairs of bfloat16s are not faster than float32s
+	bytes *byteSet // nil where there are no products of bytes
 }
 
 // pairs are the kernels on pairs of bfloat16s.
@@ -61,6 +65,7 @@ type pairs struct {
 	twice    []tiles // of products with the sum of two matrices; nil where these are two products
 	expPairs func(rows int, x *float32, ld uintptr, n int, scale float32, m, l *float32, dst *uint32, ldd uintptr, next *uint16, ldn uintptr)
 	pair     func(n int, dst *uint32, even, odd *uint16) (bad uint32) // 0 if all of dst is finite
+	round    func(k, n int, src *float32, dst *uint32)                // k pairs of rows of n numbers
 	rows     int                                                      // row counts of a are multiples of it
 	depth    int                                                      // and those of pairs summed over, of this
 	tiling   Tiling
@@ -105,7 +110,7 @@ var (
 	maxFloat = float32(math.MaxFloat32)
 )
 
-// Name returns the level: generic, avx2, avx512, avx512bf16, amx or neon.
+// Name returns the level: generic, avx2, avx512, avx512vnni, avx512bf16, amx or neon.
 func (s *Set) Name() string { return s.name }
 
 // Levels returns the sets that this machine can run, the slowest (generic) first.
@@ -320,6 +325,34 @@ func (s *Set) ScaleCols(rows, n int, x []float32, ld int, f []float32) {
 	}
 	_, _ = x[(rows-1)*ld+n-1], f[n-1]
 	s.scaleCols(rows, &x[0], uintptr(ld)*size, n, &f[0])
+}
+
+// SwiGLU replaces gate by gate·sigmoid(gate)·up, which is as long, a multiple of Lanes.
+func (s *Set) SwiGLU(gate, up []float32) {
+	if empty("SwiGLU", 1, len(gate)) {
+		return
+	}
+	_ = up[len(gate)-1]
+	s.swiGLU(len(gate), &gate[0], &up[0])
+}
+
+// Normalise scales the columns of src [len(weight), n], n a multiple of Lanes, to a mean square of one less what eps adds to
+// it, and row i by weight[i]. dst may be src. Sums of squares are in double precision.
+func (s *Set) Normalise(n int, dst, src, weight []float32, eps float64) {
+	rows := len(weight)
+	if empty("Normalise", rows, n) {
+		return
+	}
+	_, _ = dst[rows*n-1], src[rows*n-1]
+	for j := 0; j < n; j += Lanes {
+		var sum [Lanes]float64
+		var factor [Lanes]float32
+		s.squares(rows, &src[j], uintptr(n)*size, &sum[0])
+		for i, x := range sum {
+			factor[i] = float32(1 / math.Sqrt(x/float64(rows)+eps))
+		}
+		s.scaleBoth(rows, &dst[j], &src[j], uintptr(n)*size, &factor[0], &weight[0])
+	}
 }
 
 // Finite reports whether x holds no NaN and no infinity.

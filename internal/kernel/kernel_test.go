@@ -602,3 +602,46 @@ func BenchmarkExpSum(b *testing.B) {
 		})
 	}
 }
+
+// SwiGLU and Normalise equal what they are in double precision.
+func TestActivations(t *testing.T) {
+	forLevels(t, func(t *testing.T, s *Set) {
+		r := rand.New(rand.NewPCG(31, 32))
+		near := func(what string, got float32, want, size float64) {
+			t.Helper()
+			if d := math.Abs(float64(got) - want); !(d <= 8*0x1p-24*size) {
+				t.Fatalf("%s is %v; want %v", what, got, want)
+			}
+		}
+		gate, up := random(r, 4096), random(r, 4096)
+		for i := range gate {
+			gate[i] *= float32(math.Exp(r.Float64()*10 - 5))
+		}
+		gate[0], gate[1], gate[2], gate[3] = 0, 200, -200, float32(math.NaN())
+		was := slices.Clone(gate)
+		s.SwiGLU(gate, up)
+		for i, x := range was {
+			want := float64(x) / (1 + math.Exp(-float64(x))) * float64(up[i])
+			if x == x && x > -40 { // below, the kernel's exponentials have an end
+				near("SwiGLU", gate[i], want, (1+math.Abs(float64(x)))*math.Abs(want)+1e-30)
+			}
+		}
+		if gate[3] == gate[3] || math.Abs(float64(gate[2])) > 1e-30 {
+			t.Errorf("SwiGLU of NaN and -200 is %v and %v", gate[3], gate[2])
+		}
+		for _, n := range []int{16, 48} {
+			for _, rows := range []int{1, 7, 64} {
+				src, weight, dst := random(r, rows*n), random(r, rows), make([]float32, rows*n)
+				s.Normalise(n, dst, src, weight, 1e-3)
+				for i, got := range dst {
+					var sum float64
+					for d := range rows {
+						sum += float64(src[d*n+i%n]) * float64(src[d*n+i%n])
+					}
+					want := float64(src[i]) / math.Sqrt(sum/float64(rows)+1e-3) * float64(weight[i/n])
+					near("Normalise", got, want, math.Abs(want))
+				}
+			}
+		}
+	})
+}

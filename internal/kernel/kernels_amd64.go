@@ -80,6 +80,15 @@ func addBF16AVX2(n int, dst *float32, src *uint16)
 func f16AVX2(n int, dst *float32, src *uint16)
 
 //go:noescape
+func swiGLUAVX2(n int, gate, up *float32)
+
+//go:noescape
+func squaresAVX2(rows int, x *float32, ld uintptr, sum *float64)
+
+//go:noescape
+func scaleBothAVX2(rows int, dst, src *float32, ld uintptr, f, row *float32)
+
+//go:noescape
 func fmaAVX2(rounds int)
 
 //go:noescape
@@ -212,7 +221,94 @@ func addBF16AVX512(n int, dst *float32, src *uint16)
 func f16AVX512(n int, dst *float32, src *uint16)
 
 //go:noescape
+func swiGLUAVX512(n int, gate, up *float32)
+
+//go:noescape
+func squaresAVX512(rows int, x *float32, ld uintptr, sum *float64)
+
+//go:noescape
+func scaleBothAVX512(rows int, dst, src *float32, ld uintptr, f, row *float32)
+
+//go:noescape
 func fmaAVX512(rounds int)
+
+//go:noescape
+func quantiseAVX2(groups int, src *float32, lds uintptr, dst *uint32)
+
+//go:noescape
+func dotBytes4AVX2(groups int, w, x *uint32, out *float32)
+
+//go:noescape
+func dotBytes1AVX2(groups int, w, x *uint32, out *float32)
+
+//go:noescape
+func dotBytes4MinAVX2(groups int, w, x *uint32, out *float32)
+
+//go:noescape
+func dotBytes1MinAVX2(groups int, w, x *uint32, out *float32)
+
+//go:noescape
+func dotBytes4HalvesAVX2(groups int, w, x *uint32, out *float32)
+
+//go:noescape
+func dotBytes1HalvesAVX2(groups int, w, x *uint32, out *float32)
+
+//go:noescape
+func unpackQ8_0AVX2(blocks int, src *byte, step, ahead uintptr, dst *uint32)
+
+//go:noescape
+func unpackQ4_0AVX2(blocks int, src *byte, step, ahead uintptr, dst *uint32)
+
+//go:noescape
+func unpackQ4_KAVX2(blocks int, src *byte, step, ahead uintptr, dst *uint32)
+
+//go:noescape
+func unpackQ5_KAVX2(blocks int, src *byte, step, ahead uintptr, dst *uint32)
+
+//go:noescape
+func unpackQ6_KAVX2(blocks int, src *byte, step, ahead uintptr, dst *uint32)
+
+//go:noescape
+func dotBytesAVX2(rounds int)
+
+//go:noescape
+func quantiseAVX512VNNI(groups int, src *float32, lds uintptr, dst *uint32)
+
+//go:noescape
+func dotBytes8AVX512VNNI(groups int, w, x *uint32, out *float32)
+
+//go:noescape
+func dotBytes1AVX512VNNI(groups int, w, x *uint32, out *float32)
+
+//go:noescape
+func dotBytes8MinAVX512VNNI(groups int, w, x *uint32, out *float32)
+
+//go:noescape
+func dotBytes1MinAVX512VNNI(groups int, w, x *uint32, out *float32)
+
+//go:noescape
+func dotBytes8HalvesAVX512VNNI(groups int, w, x *uint32, out *float32)
+
+//go:noescape
+func dotBytes1HalvesAVX512VNNI(groups int, w, x *uint32, out *float32)
+
+//go:noescape
+func unpackQ8_0AVX512VNNI(blocks int, src *byte, step, ahead uintptr, dst *uint32)
+
+//go:noescape
+func unpackQ4_0AVX512VNNI(blocks int, src *byte, step, ahead uintptr, dst *uint32)
+
+//go:noescape
+func unpackQ4_KAVX512VNNI(blocks int, src *byte, step, ahead uintptr, dst *uint32)
+
+//go:noescape
+func unpackQ5_KAVX512VNNI(blocks int, src *byte, step, ahead uintptr, dst *uint32)
+
+//go:noescape
+func unpackQ6_KAVX512VNNI(blocks int, src *byte, step, ahead uintptr, dst *uint32)
+
+//go:noescape
+func dotBytesAVX512VNNI(rounds int)
 
 //go:noescape
 func dot8x48RowsAVX512BF16(tiles, k int, a *float32, lda uintptr, b *float32, ldb uintptr, c *float32, ldc uintptr, add bool)
@@ -297,6 +393,9 @@ func expPairsAVX512BF16(rows int, x *float32, ld uintptr, n int, scale float32, 
 
 //go:noescape
 func pairAVX512BF16(n int, dst *uint32, even, odd *uint16) (bad uint32)
+
+//go:noescape
+func roundAVX512BF16(k, n int, src *float32, dst *uint32)
 
 //go:noescape
 func dotAVX512BF16(rounds int)

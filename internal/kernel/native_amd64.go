@@ -14,6 +14,22 @@ var (
 	}
 	// firstLanes has masks of the first lanes of eight: all of them, and less and less.
 	firstLanes = [2 * 8]int32{-1, -1, -1, -1, -1, -1, -1, -1}
+	// Of numbers as bytes: their largest, and the smallest largest magnitude that is told from zero.
+	byteMost float32 = 127
+	byteTiny float32 = 0x1p-100
+	// Bits, bytes and words.
+	absBits    uint32 = 1<<31 - 1
+	lowByte    uint32 = 0xff
+	lowNibbles uint32 = 0x0f0f0f0f
+	bit4       uint32 = 0x10101010
+	bits45     uint32 = 0x30303030
+	low6       uint32 = 0x3f3f3f3f
+	plus128    uint32 = 0x80808080
+	plus120    uint32 = 0x78787878
+	plus96     uint32 = 0x60606060
+	minus8     uint32 = 0xf8f8f8f8
+	minus32    uint32 = 0xe0e0e0e0
+	wordOnes   uint32 = 0x00010001
 	// bf16Inf is two infinities: their bits are the exponents'.
 	bf16Inf uint32 = 0x7f807f80
 	// tileConfig makes all eight AMX tiles 16 rows of 64 bytes.
@@ -42,7 +58,20 @@ func native() []*Set {
 		}}},
 		panel: 6, panels: panelsAVX2,
 		colMax: colMaxAVX2, expSum: expSumAVX2, mask: maskAVX2, sel: selectAVX2, transpose: transposeAVX2,
-		scale: scaleAVX2, scaleStream: scaleStreamAVX2, scaleCols: scaleColsAVX2, add: addAVX2, finite: finiteAVX2, bf16: bf16AVX2, f16: f16AVX2, addBF16: addBF16AVX2, prefetch: prefetch,
+		scale: scaleAVX2, scaleStream: scaleStreamAVX2, scaleCols: scaleColsAVX2, add: addAVX2, finite: finiteAVX2,
+		swiGLU: swiGLUAVX2, squares: squaresAVX2, scaleBoth: scaleBothAVX2, bf16: bf16AVX2, f16: f16AVX2, addBF16: addBF16AVX2, prefetch: prefetch,
+		bytes: &byteSet{
+			quantise: quantiseAVX2,
+			columns:  4,
+			formats: [...]byteFormat{
+				Q8_0: {unpackQ8_0AVX2, dotBytes4AVX2, dotBytes1AVX2},
+				Q4_0: {unpackQ4_0AVX2, dotBytes4AVX2, dotBytes1AVX2},
+				Q4_K: {unpackQ4_KAVX2, dotBytes4MinAVX2, dotBytes1MinAVX2},
+				Q5_K: {unpackQ5_KAVX2, dotBytes4MinAVX2, dotBytes1MinAVX2},
+				Q6_K: {unpackQ6_KAVX2, dotBytes4HalvesAVX2, dotBytes1HalvesAVX2},
+			},
+			dot: dotBytesAVX2, ops: 2 * 32 * 48,
+		},
 		fma: fmaAVX2, flops: 2 * 8 * 48,
 	}}
 	if !x.HasAVX512F || !x.HasAVX512DQ || !x.HasAVX512BW || !x.HasAVX512VL {
@@ -73,14 +102,35 @@ func native() []*Set {
 		},
 		panel: 8, panels: panelsAVX2,
 		colMax: colMaxAVX512, expSum: expSumAVX512, mask: maskAVX512, sel: selectAVX512, transpose: transposeAVX512,
-		scale: scaleAVX512, scaleStream: scaleStreamAVX512, scaleCols: scaleColsAVX512, add: addAVX512, finite: finiteAVX512, bf16: bf16AVX512, f16: f16AVX512, addBF16: addBF16AVX512, prefetch: prefetch,
+		scale: scaleAVX512, scaleStream: scaleStreamAVX512, scaleCols: scaleColsAVX512, add: addAVX512, finite: finiteAVX512,
+		swiGLU: swiGLUAVX512, squares: squaresAVX512, scaleBoth: scaleBothAVX512, bf16: bf16AVX512, f16: f16AVX512, addBF16: addBF16AVX512, prefetch: prefetch,
 		fma: fmaAVX512, flops: 2 * 16 * 48,
 	}
+	avx512.bytes = sets[0].bytes
 	sets = append(sets, &avx512)
+	best := &avx512
+	if x.HasAVX512VNNI {
+		vnni := avx512
+		vnni.name = "avx512vnni"
+		vnni.bytes = &byteSet{
+			quantise: quantiseAVX512VNNI,
+			columns:  8,
+			formats: [...]byteFormat{
+				Q8_0: {unpackQ8_0AVX512VNNI, dotBytes8AVX512VNNI, dotBytes1AVX512VNNI},
+				Q4_0: {unpackQ4_0AVX512VNNI, dotBytes8AVX512VNNI, dotBytes1AVX512VNNI},
+				Q4_K: {unpackQ4_KAVX512VNNI, dotBytes8MinAVX512VNNI, dotBytes1MinAVX512VNNI},
+				Q5_K: {unpackQ5_KAVX512VNNI, dotBytes8MinAVX512VNNI, dotBytes1MinAVX512VNNI},
+				Q6_K: {unpackQ6_KAVX512VNNI, dotBytes8HalvesAVX512VNNI, dotBytes1HalvesAVX512VNNI},
+			},
+			dot: dotBytesAVX512VNNI, ops: 2 * 64 * 48,
+		}
+		sets = append(sets, &vnni)
+		best = &vnni
+	}
 	if !x.HasAVX512BF16 {
 		return sets
 	}
-	bf16 := avx512
+	bf16 := *best
 	bf16.name = "avx512bf16"
 	bf16.pairs = &pairs{
 		tiles: []tiles{
@@ -104,17 +154,17 @@ func native() []*Set {
 				{rows: 1, byRows: dot1x16RowsAVX512BF16, byCols: dot1x16ColsAVX512BF16},
 			}},
 		},
-		expPairs: expPairsAVX512BF16, pair: pairAVX512BF16, rows: 1, depth: 1, tiling: Tiling{TileRows: 48, BlockKeys: 128, StripKeys: 128},
+		expPairs: expPairsAVX512BF16, pair: pairAVX512BF16, round: roundAVX512BF16, rows: 1, depth: 1, tiling: Tiling{TileRows: 48, BlockKeys: 128, StripKeys: 128},
 		dot: dotAVX512BF16, flops: 2 * 32 * 48,
 	}
 	if intel() {
 		// Measured: VDPBF16PS does half the operations of VFMADD231PS in a time there, and AMX sixteen times as many.
-		sets = append(sets[:len(sets)-1], &bf16, &avx512)
+		sets = append(sets[:len(sets)-1], &bf16, best)
 	} else {
 		sets = append(sets, &bf16)
 	}
 	if x.HasAMXTile && x.HasAMXBF16 && allowAMX() {
-		amx := avx512
+		amx := *best
 		amx.name = "amx"
 		amx.pairs = &pairs{
 			tiles: []tiles{
@@ -127,7 +177,7 @@ func native() []*Set {
 				{32, []tile{{rows: 32, byRows: dotTwice32x32RowsAMX}, {rows: 16, byRows: dotTwice16x32RowsAMX}}},
 				{16, []tile{{rows: 32, byRows: dotTwice32x16RowsAMX}, {rows: 16, byRows: dotTwice16x16RowsAMX}}},
 			},
-			expPairs: expPairsAVX512BF16, pair: pairAVX512BF16, rows: 16, depth: 16, tiling: Tiling{TileRows: 32, BlockKeys: 512, StripKeys: 32},
+			expPairs: expPairsAVX512BF16, pair: pairAVX512BF16, round: roundAVX512BF16, rows: 16, depth: 16, tiling: Tiling{TileRows: 32, BlockKeys: 512, StripKeys: 32},
 			begin: beginAMX, end: endAMX,
 			dot: dotAMX, flops: 4 * 2 * 16 * 16 * 32,
 		}

@@ -16,7 +16,8 @@ func native() []*Set {
 			{rows: 1, byRows: gemm1x16RowsNEON, byCols: gemm1x16ColsNEON},
 		}}},
 		colMax: colMaxNEON, expSum: expSumNEON, mask: maskNEON, sel: selectNEON, transpose: transposeNEON,
-		scale: scaleNEON, scaleCols: scaleColsNEON, add: addNEON, finite: finiteNEON, bf16: bf16NEON, f16: f16NEON, addBF16: addBF16NEON,
+		scale: scaleNEON, scaleCols: scaleColsNEON, add: addNEON, finite: finiteNEON,
+		swiGLU: swiGLUGeneric, squares: squaresGeneric, scaleBoth: scaleBothGeneric, bf16: bf16NEON, f16: f16NEON, addBF16: addBF16NEON,
 		fma: fmaNEON, flops: 2 * 4 * 48,
 	}}
 }

@@ -57,6 +57,30 @@ func (s *Set) GemmPairs(m, n, k int, a []uint16, lda int, b []uint32, ldb int, c
 	multiply(s.pairs.tiles, m, n, k, true, single(&a[0]), uintptr(lda)*2, uintptr(lda)*2, single(&b[0]), uintptr(ldb)*size, &c[0], uintptr(ldc)*size, add)
 }
 
+// GemmPairsByCols is GemmPairs of an a by columns, for levels whose PairRows is 1: pair p of row i is a[p*lda+i].
+func (s *Set) GemmPairsByCols(m, n, k int, a []uint32, lda int, b []uint32, ldb int, c []float32, ldc int) {
+	if s.emptyPairs("GemmPairsByCols", m, n, k) {
+		return
+	}
+	if s.pairs.byRows() {
+		panic("kernel: GemmPairsByCols at level " + s.name)
+	}
+	_ = a[(k-1)*lda+m-1]
+	_ = b[(k-1)*ldb+n-1]
+	_ = c[(m-1)*ldc+n-1]
+	multiply(s.pairs.tiles, m, n, k, false, single(&a[0]), size, uintptr(lda)*size, single(&b[0]), uintptr(ldb)*size, &c[0], uintptr(ldc)*size, false)
+}
+
+// PackPairs makes pairs of the rows of src, two of k rows of n numbers that follow one another, rounded to bfloat16. k is
+// even and n a multiple of Lanes.
+func (s *Set) PackPairs(k, n int, src []float32, dst []uint32) {
+	if k%2 != 0 || empty("PackPairs", k, n) {
+		panic(fmt.Sprintf("kernel: PackPairs with k = %d, n = %d", k, n))
+	}
+	_, _ = src[k*n-1], dst[k/2*n-1]
+	s.pairs.round(k/2, n, &src[0], &dst[0])
+}
+
 // GemmPairsTwice computes c = a·b + a·b', where b is followed by b' in k rows more: what GemmPairs of b and of b' give.
 func (s *Set) GemmPairsTwice(m, n, k int, a []uint16, lda int, b []uint32, ldb int, c []float32, ldc int) {
 	if s.pairs.twice == nil {

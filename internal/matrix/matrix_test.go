@@ -79,7 +79,7 @@ func element(t Type, b []byte, e int) float64 {
 	panic(t)
 }
 
-func random(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, 1)) }
+func seeded(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, 1)) }
 
 func randomBytes(r *rand.Rand, n int) []byte {
 	b := make([]byte, n)
@@ -92,7 +92,7 @@ func randomBytes(r *rand.Rand, n int) []byte {
 // Unpacking random bytes gives exactly what the definitions say: their products fit in single precision, so only the
 // subtraction rounds.
 func TestUnpack(t *testing.T) {
-	r := random(1)
+	r := seeded(1)
 	for _, typ := range all {
 		t.Run(typ.String(), func(t *testing.T) {
 			elements, size := typ.Block()
@@ -218,7 +218,7 @@ func halfStep(typ Type, x []float32) []float64 {
 
 // What is packed and unpacked differs by half a step at most; zero and, where the range has them, signs are kept.
 func TestPackQuantised(t *testing.T) {
-	r := random(2)
+	r := seeded(2)
 	shapes := map[string]func(i int) float64{
 		"normal":       func(int) float64 { return r.NormFloat64() },
 		"small":        func(int) float64 { return 0.02 * r.NormFloat64() },
@@ -267,7 +267,7 @@ func TestPackQuantised(t *testing.T) {
 
 // A matrix gives its rows, whatever its type.
 func TestRow(t *testing.T) {
-	r := random(3)
+	r := seeded(3)
 	for _, typ := range all {
 		x := make([]float32, 3*512)
 		for i := range x {

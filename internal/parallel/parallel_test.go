@@ -1,6 +1,7 @@
 package parallel
 
 import (
+	"runtime/debug"
 	"sync/atomic"
 	"testing"
 
@@ -46,6 +47,23 @@ func TestForPanic(t *testing.T) {
 				}
 			})
 		}()
+	}
+}
+
+// Goroutines have the caller's debug.SetPanicOnFault, and leave the caller's as it is.
+func TestForFault(t *testing.T) {
+	before := debug.SetPanicOnFault(false)
+	defer debug.SetPanicOnFault(before)
+	for _, want := range []bool{true, false} {
+		debug.SetPanicOnFault(want)
+		For(4, 100, func(_, _ int) {
+			if got := debug.SetPanicOnFault(want); got != want {
+				t.Errorf("a goroutine has %v, want %v", got, want)
+			}
+		})
+		if got := debug.SetPanicOnFault(want); got != want {
+			t.Errorf("the caller has %v, want %v", got, want)
+		}
 	}
 }
 

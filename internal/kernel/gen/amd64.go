@@ -83,8 +83,13 @@ func amd64() *printer {
 			p.f("\tVPMOVZXWD %s, %[2]s\n\tVPSLLD $16, %[2]s, %[2]s", from, to)
 		})
 		p.widen("f16", func(from, to string) { p.f("\tVCVTPH2PS %s, %s", from, to) })
+		p.swiGLU()
+		p.squares()
+		p.scaleBoth()
 		p.fma()
 	}
+	x86{out, avx2}.onBytes()
+	x86{out, avx512vnni}.onBytes()
 	p := x86{out, avx512bf16}
 	for _, t := range p.tiles {
 		for _, rows := range t.rows {
@@ -94,6 +99,7 @@ func amd64() *printer {
 	}
 	p.exp(true)
 	p.pair()
+	p.round()
 	p.dot()
 	for _, rows := range []int{2, 1} {
 		for _, cols := range []int{4, 2, 1} {
@@ -393,22 +399,7 @@ func (p x86) exp(pairs bool) {
 	one := func(at string, j int, e string) {
 		x, f := p.v(4), p.v(5)
 		p.f("\tVMOVUPS %s, %s\n\tVFMSUB213PS %s, %s, %s", at, x, m(j), p.v(scale), x)
-		if p.wide() {
-			p.f("\tVREDUCEPS $9, %s, %s", x, f) // x − ⌊x⌋
-			p.f("\tVMOVAPS %s, %s", c(0), e)
-			for i := 1; i < expTerms; i++ {
-				p.f("\tVFMADD213PS %s, %s, %s", c(i), f, e)
-			}
-			p.f("\tVCMPPS $5, %s, %s, K1\n\tVSCALEFPS.Z %s, %s, K1, %s", p.v(low), x, x, e, e)
-			return
-		}
-		// ⌊x⌋ goes to the exponent. Registers are short: it is found again for that.
-		p.f("\tVROUNDPS $9, %[1]s, %[2]s\n\tVSUBPS %[2]s, %[1]s, %[2]s\n\tVMOVAPS %[3]s, %[4]s", x, f, c(0), e)
-		for i := 1; i < expTerms; i++ {
-			p.f("\tVFMADD213PS %s, %s, %s", c(i), f, e)
-		}
-		p.f("\tVSUBPS %[2]s, %[1]s, %[2]s\n\tVCVTPS2DQ %[2]s, %[2]s\n\tVPSLLD $23, %[2]s, %[2]s\n\tVPADDD %[2]s, %[3]s, %[3]s", x, f, e)
-		p.f("\tVCMPPS $5, %[1]s, %[2]s, %[2]s\n\tVANDPS %[2]s, %[3]s, %[3]s", p.v(low), x, e)
+		p.power(x, f, e, p.v(low), c)
 	}
 	p.columnLoop(func() {
 		for j := range vecs {
@@ -444,6 +435,85 @@ func (p x86) exp(pairs bool) {
 		}
 		p.f("\tADDQ $%d, DX\n\tADDQ $%d, BX", columns*4, columns*4)
 	})
+	p.ret()
+}
+
+// power prints e = 2^x for an x up to 127, 0 below low, with the coefficients c. It spoils x and f.
+func (p x86) power(x, f, e, low string, c func(int) string) {
+	if p.wide() {
+		p.f("\tVREDUCEPS $9, %s, %s", x, f) // x − ⌊x⌋
+		p.f("\tVMOVAPS %s, %s", c(0), e)
+		for i := 1; i < expTerms; i++ {
+			p.f("\tVFMADD213PS %s, %s, %s", c(i), f, e)
+		}
+		p.f("\tVCMPPS $5, %s, %s, K1\n\tVSCALEFPS.Z %s, %s, K1, %s", low, x, x, e, e)
+		return
+	}
+	// ⌊x⌋ goes to the exponent. Registers are short: it is found again for that.
+	p.f("\tVROUNDPS $9, %[1]s, %[2]s\n\tVSUBPS %[2]s, %[1]s, %[2]s\n\tVMOVAPS %[3]s, %[4]s", x, f, c(0), e)
+	for i := 1; i < expTerms; i++ {
+		p.f("\tVFMADD213PS %s, %s, %s", c(i), f, e)
+	}
+	p.f("\tVSUBPS %[2]s, %[1]s, %[2]s\n\tVCVTPS2DQ %[2]s, %[2]s\n\tVPSLLD $23, %[2]s, %[2]s\n\tVPADDD %[2]s, %[3]s, %[3]s", x, f, e)
+	p.f("\tVCMPPS $5, %[1]s, %[2]s, %[2]s\n\tVANDPS %[2]s, %[3]s, %[3]s", low, x, e)
+}
+
+// swiGLU prints gate = gate/(1 + 2^(−gate·log2 e))·up. A power of 126 is as good as infinity.
+func (p x86) swiGLU() {
+	p.text("swiGLU"+p.name, "n int, gate, up *float32", 24)
+	p.f("\tMOVQ n+0(FP), AX\n\tMOVQ gate+8(FP), DI\n\tMOVQ up+16(FP), SI")
+	c := func(i int) string { return p.v(4 + i) }
+	for i := range expTerms {
+		p.f("\tVBROADCASTSS ·expCoef+%d(SB), %s", 4*i, c(i))
+	}
+	g, x, f, e := p.v(0), p.v(1), p.v(2), p.v(3)
+	low, one, log, most := p.v(10), p.v(11), p.v(12), p.v(13)
+	for i, z := range []string{log, most, one} {
+		p.f("\tVBROADCASTSS ·swiGLUCoef+%d(SB), %s", 4*i, z)
+	}
+	p.f("\tVBROADCASTSS ·expLow+0(SB), %s\n\nloop:", low)
+	for j := range columns / p.lanes {
+		at := j * p.lanes * 4
+		p.f("\tVMOVUPS %d(DI), %s\n\tVMULPS %s, %s, %s\n\tVMINPS %s, %s, %s", at, g, g, log, x, x, most, x) // a NaN, in the first operand, stays
+		p.power(x, f, e, low, c)
+		p.f("\tVADDPS %[1]s, %[2]s, %[2]s\n\tVDIVPS %[2]s, %[3]s, %[3]s\n\tVMULPS %[4]d(SI), %[3]s, %[3]s\n\tVMOVUPS %[3]s, %[4]d(DI)", one, e, g, at)
+	}
+	p.f("\tADDQ $%[1]d, SI\n\tADDQ $%[1]d, DI\n\tSUBQ $%[2]d, AX\n\tJNZ loop", columns*4, columns)
+	p.ret()
+}
+
+// squares sums the squares of 16 columns in double precision, in which they are exact.
+func (p x86) squares() {
+	p.text("squares"+p.name, "rows int, x *float32, ld uintptr, sum *float64", 32)
+	p.f("\tMOVQ rows+0(FP), AX\n\tMOVQ x+8(FP), SI\n\tMOVQ ld+16(FP), R8\n\tMOVQ sum+24(FP), DI")
+	vecs, half := 2*columns/p.lanes, p.lanes/2
+	for j := range vecs {
+		p.f("\tVXORPS %[1]s, %[1]s, %[1]s", p.v(j))
+	}
+	p.f("\nloop:")
+	for j := range vecs {
+		p.f("\tVCVTPS2PD %d(SI), %[2]s\n\tVFMADD231PD %[2]s, %[2]s, %[3]s", 4*j*half, p.v(vecs+j), p.v(j))
+	}
+	p.f("\tADDQ R8, SI\n\tDECQ AX\n\tJNZ loop")
+	for j := range vecs {
+		p.f("\tVMOVUPS %s, %d(DI)", p.v(j), 8*j*half)
+	}
+	p.ret()
+}
+
+// scaleBoth multiplies 16 columns by one factor for each column, and then one for each row.
+func (p x86) scaleBoth() {
+	p.text("scaleBoth"+p.name, "rows int, dst, src *float32, ld uintptr, f, row *float32", 48)
+	p.f("\tMOVQ rows+0(FP), AX\n\tMOVQ dst+8(FP), DI\n\tMOVQ src+16(FP), SI\n\tMOVQ ld+24(FP), R8\n\tMOVQ f+32(FP), DX\n\tMOVQ row+40(FP), BX")
+	vecs := columns / p.lanes
+	for j := range vecs {
+		p.f("\tVMOVUPS %d(DX), %s", j*p.lanes*4, p.v(j))
+	}
+	p.f("\nloop:\n\tVBROADCASTSS (BX), %s", p.v(8))
+	for j := range vecs {
+		p.f("\tVMULPS %[1]d(SI), %[2]s, %[3]s\n\tVMULPS %[4]s, %[3]s, %[3]s\n\tVMOVUPS %[3]s, %[1]d(DI)", j*p.lanes*4, p.v(j), p.v(4+j), p.v(8))
+	}
+	p.f("\tADDQ $4, BX\n\tADDQ R8, SI\n\tADDQ R8, DI\n\tDECQ AX\n\tJNZ loop")
 	p.ret()
 }
 
@@ -701,6 +771,17 @@ func (p x86) pair() {
 	p.f("\tVPANDD Z3, Z0, Z0\n\tVPCMPEQW Z3, Z0, K1\n\tKORD K1, K0, K0")
 	p.f("\tADDQ $%[1]d, SI\n\tADDQ $%[1]d, DX\n\tADDQ $%[2]d, DI\n\tSUBQ $%[3]d, AX\n\tJNZ loop", columns*2, columns*4, columns)
 	p.f("\tKMOVD K0, AX\n\tMOVL AX, bad+32(FP)")
+	p.ret()
+}
+
+// round makes pairs of two rows of numbers.
+func (p x86) round() {
+	p.text("round"+p.name, "k, n int, src *float32, dst *uint32", 32)
+	p.f("\tMOVQ k+0(FP), AX\n\tMOVQ n+8(FP), R8\n\tMOVQ src+16(FP), SI\n\tMOVQ dst+24(FP), DI\n\tSHLQ $2, R8\n\tVMOVDQU32 ·interleave+0(SB), Z2")
+	p.f("\nrow:\n\tMOVQ R8, CX\n\nloop:\n\tVMOVUPS (SI), Z0\n\tVMOVUPS (SI)(R8*1), Z1")
+	p.cvtne2ps2bf16(0, 1, 0)
+	p.f("\tVPERMW Z0, Z2, Z0\n\tVMOVDQU32 Z0, (DI)\n\tADDQ $64, SI\n\tADDQ $64, DI\n\tSUBQ $64, CX\n\tJNZ loop")
+	p.f("\tADDQ R8, SI\n\tDECQ AX\n\tJNZ row")
 	p.ret()
 }
 

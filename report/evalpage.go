@@ -1,0 +1,153 @@
+package report
+
+import (
+	"bytes"
+	"context"
+	_ "embed"
+	"encoding/json"
+	"fmt"
+	"html/template"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/anchorattention/anchor/internal/atomicfile"
+)
+
+//go:embed evaluation.html
+var evaluationText string
+
+var evaluationTemplate = template.Must(template.Must(template.New("evaluation").Parse(evaluationText)).Parse(sharedText))
+
+// evaluationPage is what the template shows.
+type evaluationPage struct {
+	Title, Facts, Command string
+	Notes, Tasks          []string
+	Figures               []pageFigure
+	Overall, Scores       []pageScore
+}
+
+type pageScore struct {
+	Task, LengthText, Method string
+	Length, Samples          int
+	Cells                    []scoreCell
+}
+
+type scoreCell struct {
+	cell
+	Worse bool // than dense attention, beyond doubt
+}
+
+// WriteDir writes the evaluation into a directory, which it makes when there is none: evaluation.json, each figure as SVG and
+// PNG, and index.html, which needs nothing else, last. Files appear whole or not at all; the end of the context is an error, after
+// which no more of them appear. progress, unless nil, is called after each figure with the share of them that are there.
+func (e *Evaluation) WriteDir(ctx context.Context, dir string, progress func(share float64)) error {
+	data, err := json.Marshal(e)
+	if err != nil {
+		return fmt.Errorf("cannot write %s: %w", dir, err)
+	}
+	if err := os.MkdirAll(dir, 0o777); err != nil {
+		return err
+	}
+	write := func(name string, data []byte) error {
+		return atomicfile.Write(ctx, filepath.Join(dir, name), func(w io.Writer) error {
+			_, err := w.Write(data)
+			return err
+		})
+	}
+	if err := write("evaluation.json", append(data, '\n')); err != nil {
+		return err
+	}
+	p := evaluationPage{Title: e.title(), Facts: e.facts(), Command: clean(e.Command), Overall: e.rows(e.Overall), Scores: e.rows(e.Scores)}
+	for _, note := range e.Notes {
+		p.Notes = append(p.Notes, clean(note))
+	}
+	for _, task := range e.tasks() {
+		p.Tasks = append(p.Tasks, clean(task))
+	}
+	figures := e.figures()
+	for i, f := range figures {
+		svg, err := f.svg()
+		if err != nil {
+			return err
+		}
+		png, err := f.png()
+		if err != nil {
+			return err
+		}
+		if err := write(f.file+".svg", append([]byte("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n"), svg...)); err != nil {
+			return err
+		}
+		if err := write(f.file+".png", png); err != nil {
+			return err
+		}
+		if progress != nil {
+			progress(float64(i+1) / float64(len(figures)))
+		}
+		p.Figures = append(p.Figures, pageFigure{File: f.file, Title: f.title, Caption: f.caption, SVG: template.HTML(svg)})
+	}
+	var out bytes.Buffer
+	if err := evaluationTemplate.Execute(&out, p); err != nil {
+		return fmt.Errorf("cannot write %s: %w", dir, err)
+	}
+	return write("index.html", out.Bytes())
+}
+
+func (e *Evaluation) title() string {
+	title := "Evaluation"
+	switch e.Suite {
+	case "ruler":
+		title = "RULER"
+	case "niah":
+		title = "Needle in a haystack"
+	case "lookup":
+		title = "Lookups"
+	default:
+		if e.Suite != "" {
+			title = clean(e.Suite)
+		}
+	}
+	if e.Model != "" {
+		title += ": " + clean(e.Model)
+	}
+	return title
+}
+
+func (e *Evaluation) rows(scores []Score) []pageScore {
+	var rows []pageScore
+	for i := range scores {
+		s := &scores[i]
+		task := clean(s.Task)
+		if s.Task == "" {
+			task = fmt.Sprintf("mean of %d", s.Tasks)
+		}
+		row := pageScore{Task: task, LengthText: thousands(s.Length), Method: clean(s.Method), Length: s.Length, Samples: s.Samples}
+		add := func(x float64, text string, worse bool) {
+			row.Cells = append(row.Cells, scoreCell{sorted(x, text), worse})
+		}
+		none := scoreCell{cell: cell{Text: "–"}}
+		between := func(i Interval, format string) string {
+			return fmt.Sprintf("["+format+", "+format+"]", 100*i.Low, 100*i.High)
+		}
+		add(s.Score.Mean, number(100*s.Score.Mean, "%.1f"), false)
+		add(s.Score.Low, between(s.Score, "%.1f"), false)
+		if c := s.Change; c != nil {
+			worse := c.High < 0
+			add(c.Mean, number(100*c.Mean, "%+.1f"), worse)
+			add(c.Low, between(*c, "%+.1f"), worse)
+		} else {
+			row.Cells = append(row.Cells, none, none)
+		}
+		add(s.Density, percent(s.Density), false)
+		if r := s.Recall; r != nil {
+			add(r.Mean, fixed(r.Mean), false)
+			add(r.P5, fixed(r.P5), false)
+			add(r.Min, fixed(r.Min), false)
+		} else {
+			row.Cells = append(row.Cells, none, none, none)
+		}
+		add(s.FirstToken, seconds(s.FirstToken), false)
+		rows = append(rows, row)
+	}
+	return rows
+}
