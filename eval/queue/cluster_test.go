@@ -220,7 +220,7 @@ func TestCluster(t *testing.T) {
 	result := make(chan error, 1)
 	go func() {
 		result <- c.Evaluate(t.Context(), queue.Evaluation{
-			Jobs: jobs, Store: store, ID: "cluster", Window: 40, AckWait: 2 * time.Second,
+			Jobs: jobs, Store: store.Store, ID: "cluster", Window: 40, AckWait: 2 * time.Second,
 			Progress: func(p queue.Progress) {
 				mu.Lock()
 				defer mu.Unlock()

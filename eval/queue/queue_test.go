@@ -155,14 +155,21 @@ func streams(t testing.TB, js jetstream.JetStream) []*jetstream.StreamInfo {
 	return all
 }
 
-func openStore(t testing.TB) *eval.Store {
+// A results is a store and its file.
+type results struct {
+	*eval.Store
+	path string
+}
+
+func openStore(t testing.TB) results {
 	t.Helper()
-	s, err := eval.OpenStore(filepath.Join(t.TempDir(), "results.jsonl"))
+	path := filepath.Join(t.TempDir(), "results.jsonl")
+	s, err := eval.OpenStore(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.Close() })
-	return s
+	return results{s, path}
 }
 
 func someJobs(n int) []eval.Job {
@@ -232,11 +239,15 @@ func work(t testing.TB, c *queue.Conn, w queue.Worker) (stop func() int) {
 	return stop
 }
 
-// finished checks that a store has each job once, in its file too.
-func finished(t testing.TB, s *eval.Store, jobs []eval.Job) {
+// finished checks that a store's file has each job once.
+func finished(t testing.TB, s results, jobs []eval.Job) {
 	t.Helper()
+	records, err := eval.ReadRecords(s.path)
+	if err != nil {
+		t.Fatal(err)
+	}
 	seen := make(map[string]int)
-	for _, r := range s.Records() {
+	for _, r := range records {
 		seen[r.ID]++
 	}
 	for i := range jobs {
@@ -277,7 +288,7 @@ func TestEvaluate(t *testing.T) {
 				t.Fatal(err)
 			}
 			var last queue.Progress
-			err := c.Evaluate(t.Context(), queue.Evaluation{Jobs: jobs, Store: store, Window: 10, ID: "a", Progress: func(p queue.Progress) {
+			err := c.Evaluate(t.Context(), queue.Evaluation{Jobs: jobs, Store: store.Store, Window: 10, ID: "a", Progress: func(p queue.Progress) {
 				if p.Done < last.Done {
 					t.Errorf("%d jobs are done after %d", p.Done, last.Done)
 				}
@@ -310,7 +321,7 @@ func TestRedelivery(t *testing.T) {
 	c := dial(t, queue.Options{URL: s.ClientURL()})
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	go func() { result <- c.Evaluate(ctx, queue.Evaluation{Jobs: jobs, Store: store, AckWait: ackWait}) }()
+	go func() { result <- c.Evaluate(ctx, queue.Evaluation{Jobs: jobs, Store: store.Store, AckWait: ackWait}) }()
 
 	// The first one dies.
 	begun := make(chan string, 10)
@@ -371,7 +382,7 @@ func TestFailures(t *testing.T) {
 		}
 	}
 	stop := work(t, c, queue.Worker{Name: "bad", Do: do(true)})
-	err := c.Evaluate(t.Context(), queue.Evaluation{Jobs: jobs, Store: store, Tries: 2, Title: "title"})
+	err := c.Evaluate(t.Context(), queue.Evaluation{Jobs: jobs, Store: store.Store, Tries: 2, Title: "title"})
 	if err == nil || !strings.Contains(err.Error(), "test/none, 1000 tokens, sample 2, dense failed on bad: no luck") {
 		t.Fatalf("%v", err)
 	}
@@ -393,7 +404,7 @@ func TestFailures(t *testing.T) {
 	}})
 	result := make(chan error, 1)
 	go func() {
-		result <- c.Evaluate(t.Context(), queue.Evaluation{Jobs: jobs, Store: store, Tries: 1, AckWait: 300 * time.Millisecond})
+		result <- c.Evaluate(t.Context(), queue.Evaluation{Jobs: jobs, Store: store.Store, Tries: 1, AckWait: 300 * time.Millisecond})
 	}()
 	receive(t, "the first worker", begun)
 	dying.Close()
@@ -404,7 +415,7 @@ func TestFailures(t *testing.T) {
 
 	// Failing once is no harm.
 	all.done = nil
-	if err := c.Evaluate(t.Context(), queue.Evaluation{Jobs: jobs, Store: store}); err != nil {
+	if err := c.Evaluate(t.Context(), queue.Evaluation{Jobs: jobs, Store: store.Store}); err != nil {
 		t.Fatal(err)
 	}
 	finished(t, store, jobs)
@@ -430,7 +441,7 @@ func TestRefusal(t *testing.T) {
 	jobs[3].Length = 2000
 	result := make(chan error, 1)
 	go func() {
-		result <- c.Evaluate(t.Context(), queue.Evaluation{Jobs: jobs, Store: store, Version: "v1", Title: "title"})
+		result <- c.Evaluate(t.Context(), queue.Evaluation{Jobs: jobs, Store: store.Store, Version: "v1", Title: "title"})
 	}()
 	for _, j := range []*journal{&here, &there} {
 		eventually(t, "both refuse", func() bool {
@@ -459,7 +470,7 @@ func TestWindow(t *testing.T) {
 	result := make(chan error, 1)
 	c := dial(t, queue.Options{URL: s.ClientURL()})
 	go func() {
-		result <- c.Evaluate(t.Context(), queue.Evaluation{Jobs: jobs, Store: store, Window: window})
+		result <- c.Evaluate(t.Context(), queue.Evaluation{Jobs: jobs, Store: store.Store, Window: window})
 	}()
 	eventually(t, "the window is full", func() bool {
 		all := streams(t, js)
@@ -520,7 +531,7 @@ func TestRestart(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			result := make(chan error, 1)
-			e := queue.Evaluation{Jobs: jobs, Store: store, ID: "mine", AckWait: 300 * time.Millisecond}
+			e := queue.Evaluation{Jobs: jobs, Store: store.Store, ID: "mine", AckWait: 300 * time.Millisecond}
 			go func() { result <- c.Evaluate(ctx, e) }()
 			receive(t, "20 jobs", enough)
 			if killed {
@@ -573,13 +584,15 @@ func TestTakenOver(t *testing.T) {
 	store, jobs := openStore(t), someJobs(3)
 	result := make(chan error, 1)
 	c := dial(t, queue.Options{URL: s.ClientURL()})
-	go func() { result <- c.Evaluate(t.Context(), queue.Evaluation{Jobs: jobs, Store: store, ID: "same"}) }()
+	go func() {
+		result <- c.Evaluate(t.Context(), queue.Evaluation{Jobs: jobs, Store: store.Store, ID: "same"})
+	}()
 	eventually(t, "the first is there", func() bool {
 		all := streams(t, js)
 		return len(all) == 1 && all[0].State.Msgs == 3 && all[0].State.Consumers == 2
 	})
 	later := make(chan error, 1)
-	go func() { later <- c.Evaluate(t.Context(), queue.Evaluation{Jobs: jobs, Store: store, ID: "same"}) }()
+	go func() { later <- c.Evaluate(t.Context(), queue.Evaluation{Jobs: jobs, Store: store.Store, ID: "same"}) }()
 	if err := receive(t, "the first's end", result); err == nil || !strings.Contains(err.Error(), "started elsewhere") {
 		t.Errorf("%v", err)
 	}
@@ -599,7 +612,9 @@ func TestAbandoned(t *testing.T) {
 	_, js := look(t, s)
 	c := dial(t, queue.Options{URL: s.ClientURL()})
 	result := make(chan error, 1)
-	go func() { result <- c.Evaluate(t.Context(), queue.Evaluation{Jobs: someJobs(1), Store: openStore(t)}) }()
+	go func() {
+		result <- c.Evaluate(t.Context(), queue.Evaluation{Jobs: someJobs(1), Store: openStore(t).Store})
+	}()
 	eventually(t, "the run is there", func() bool {
 		all := streams(t, js)
 		return len(all) == 1 && all[0].State.Msgs == 1 && all[0].State.Consumers == 2
@@ -627,7 +642,7 @@ func TestLostJobs(t *testing.T) {
 	store, jobs := openStore(t), someJobs(3)
 	result := make(chan error, 1)
 	c := dial(t, queue.Options{URL: s.ClientURL()})
-	go func() { result <- c.Evaluate(t.Context(), queue.Evaluation{Jobs: jobs, Store: store}) }()
+	go func() { result <- c.Evaluate(t.Context(), queue.Evaluation{Jobs: jobs, Store: store.Store}) }()
 	eventually(t, "all jobs are there", func() bool {
 		all := streams(t, js)
 		return len(all) == 1 && all[0].State.Msgs == 3
@@ -652,14 +667,14 @@ func TestTwoEvaluations(t *testing.T) {
 	s := startServer(t, nil)
 	c := dial(t, queue.Options{URL: s.ClientURL()})
 	both := make(chan error, 2)
-	stores := []*eval.Store{openStore(t), openStore(t)}
+	stores := []results{openStore(t), openStore(t)}
 	jobs := [][]eval.Job{someJobs(8), someJobs(8)}
 	for i := range jobs[1] {
 		jobs[1][i].Seed = 1
 	}
 	for i, store := range stores {
 		go func() {
-			both <- c.Evaluate(t.Context(), queue.Evaluation{Jobs: jobs[i], Store: store, ID: fmt.Sprint(i)})
+			both <- c.Evaluate(t.Context(), queue.Evaluation{Jobs: jobs[i], Store: store.Store, ID: fmt.Sprint(i)})
 		}()
 	}
 	_, js := look(t, s)
