@@ -33,7 +33,7 @@ neon) forces a level of the kernels.`,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	root.AddCommand(newDemo(), newAttend(), newRun(), newCompare(), newCalibrate(), newBench(), newTune(), newMakeModel(),
-		newInspect(), newCapture(), newEval())
+		newInspect(), newCapture(), newEval(), newWorker())
 	root.SetFlagErrorFunc(flagError)
 	for _, c := range root.Commands() {
 		c.DisableFlagsInUseLine = true

@@ -305,7 +305,10 @@ func (p *publisher) take(m jetstream.Msg) error {
 		if w == nil {
 			break
 		}
-		if r.Failure.Final {
+		switch {
+		case r.Failure.Final && p.conn.embedded != nil:
+			return errors.New(r.Failure.Error)
+		case r.Failure.Final:
 			return fmt.Errorf("%s failed on %s: %s", w.job, r.Failure.Worker, r.Failure.Error)
 		}
 		p.conn.log.Warn("a job failed and is tried again", "job", w.job.String(), "worker", r.Failure.Worker, "error", r.Failure.Error)

@@ -174,7 +174,7 @@ func (c *Conn) do(ctx context.Context, w *Worker, r *run, m jetstream.Msg) (ok b
 	id := j.ID()
 	jobCtx, end := context.WithCancelCause(ctx)
 	defer end(nil)
-	b := &beat{conn: c, run: r, msg: m, status: status{Worker: w.Name, Job: id}}
+	b := &beat{conn: c, run: r, msg: m, job: j.String(), status: status{Worker: w.Name, Job: id}}
 	stop := b.start(jobCtx, end)
 	defer stop()
 
@@ -227,9 +227,14 @@ func (c *Conn) do(ctx context.Context, w *Worker, r *run, m jetstream.Msg) (ok b
 		c.log.Warn("a job was not acknowledged", "job", j.String(), "error", err)
 	}
 	if res.Failure == nil {
-		c.log.Info("done", "job", j.String(), "score", rec.Score, "seconds", time.Since(begun).Seconds())
+		c.log.Info("done", "job", j.String(), "score", rec.Score, "ttft", seconds(rec.FirstToken), "took", time.Since(begun).Round(time.Millisecond))
 	}
 	return res.Failure == nil, nil
+}
+
+// seconds returns a time in seconds as one for people.
+func seconds(s float64) time.Duration {
+	return time.Duration(s * float64(time.Second)).Round(time.Millisecond)
 }
 
 // grace returns a context that ends 15 s after ctx does, or with the connection.
@@ -250,6 +255,7 @@ type beat struct {
 	conn *Conn
 	run  *run
 	msg  jetstream.Msg
+	job  string
 
 	mu     sync.Mutex
 	status status
@@ -263,12 +269,20 @@ func (b *beat) start(ctx context.Context, end context.CancelCauseFunc) (stop fun
 	running.Go(func() {
 		t := time.NewTicker(b.run.AckWait / 3)
 		defer t.Stop()
+		logged := time.Now()
 		for {
 			b.share(0)
 			select {
 			case <-done:
 				return
 			case <-t.C:
+			}
+			if now := time.Now(); now.Sub(logged) >= time.Minute {
+				logged = now
+				b.mu.Lock()
+				done := b.status.Share
+				b.mu.Unlock()
+				b.conn.log.Info("in progress", "job", b.job, "prompt", fmt.Sprintf("%.0f %%", 100*done))
 			}
 			if err := b.msg.InProgress(); err != nil && !errors.Is(err, jetstream.ErrMsgAlreadyAckd) {
 				b.conn.log.Warn("cannot say that a job is in progress", "error", err)

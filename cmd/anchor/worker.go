@@ -1,0 +1,219 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/anchorattention/anchor/eval"
+	"github.com/anchorattention/anchor/eval/needle"
+	"github.com/anchorattention/anchor/eval/queue"
+	"github.com/anchorattention/anchor/eval/ruler"
+	"github.com/anchorattention/anchor/internal/atomicfile"
+	"github.com/spf13/cobra"
+)
+
+func newWorker() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "worker --nats URL [--model PATH] [flags]",
+		Short: "Do the samples of evaluations that run elsewhere",
+		Long: `Worker waits at a NATS server with JetStream for "anchor eval --nats" and asks the model the
+questions of its samples, one at a time. Start as many as you like, on as many machines,
+before or after the evaluation. One that dies loses nothing: what it was at goes to another
+after half a minute, and at once if it ends by Ctrl-C or SIGTERM.
+
+A worker serves evaluations of its own version of anchor, its own model and data: --model,
+--essay, --squad and --hotpotqa are to name the same files as there. Others it refuses, says
+why in both logs, and leaves them to other workers.
+
+TLS is used where the address begins with tls:// or the server wants it. You are known by user
+and password in the address, --nats-creds, --nats-nkey or --nats-cert, as the server wants.
+
+The log goes to stderr. With --json it goes to stdout instead, an object on each line: time,
+level, msg and what there is to it, such as job, score, ttft and took (in seconds).`,
+		Example: `  anchor worker --nats nats://queue:4222 --model ./Llama-3.1-8B
+  anchor worker --nats tls://queue:4222 --nats-ca ca.pem --nats-creds worker.creds \
+      --model ./Llama-3.1-8B --idle 10m`,
+		Args:    takes(),
+		PreRunE: checkKernels,
+	}
+	x := &evaluation{constructed: true}
+	var data ruler.Data
+	var essay, squad, hotpot string
+	var idle time.Duration
+	o := natsFlags(c, "`address` of a NATS server, such as nats://host:4222, or of several with commas between them; required")
+	f := c.Flags()
+	f.StringVar(&x.model, "model", "", "`directory` of the model, or a GGUF file; without, the constructed model")
+	f.StringVar(&essay, "essay", "", "`file` of the essay, as for \"anchor eval\"")
+	f.StringVar(&squad, "squad", "", "`file` of questions for qa_1, as for \"anchor eval ruler\"")
+	f.StringVar(&hotpot, "hotpotqa", "", "`file` of questions for qa_2, as for \"anchor eval ruler\"")
+	f.DurationVar(&idle, "idle", 0, "end after so much `time` (10m, 1h) without an evaluation to work for; 0 means never")
+	x.costs = costsFlag(c)
+	x.threads = threadsFlag(c)
+	x.json = jsonFlag(c, "the log as JSON objects, one on each line,")
+	c.RunE = func(c *cobra.Command, _ []string) (err error) {
+		switch {
+		case o.URL == "":
+			return usageError{errors.New("--nats is missing; want the address of a NATS server, such as nats://host:4222")}
+		case idle < 0:
+			return usageError{fmt.Errorf("--idle is %v; want ≥ 0", idle)}
+		case *x.threads < 0:
+			return usageError{fmt.Errorf("--threads is %d; want ≥ 0", *x.threads)}
+		}
+		if err := checkNATS(o); err != nil {
+			return err
+		}
+		costs, err := readCosts(*x.costs)
+		if err != nil {
+			return err
+		}
+		if data.Essay, err = x.essay(essay); err != nil {
+			return err
+		}
+		if squad != "" {
+			if data.Squad, err = ruler.LoadSquad(squad); err != nil {
+				return err
+			}
+		}
+		if hotpot != "" {
+			if data.HotpotQA, err = ruler.LoadHotpotQA(hotpot); err != nil {
+				return err
+			}
+		}
+		log := newLog(c.ErrOrStderr(), slog.LevelInfo)
+		if *x.json {
+			log = newJSONLog(c.OutOrStdout(), slog.LevelInfo)
+		}
+		o.Log = log
+		m, name, err := x.open()
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, m.Close()) }()
+		conn, err := queue.Dial(c.Context(), *o)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		w := &eval.Worker{
+			Model: m, Tasks: append(ruler.Tasks(data), needle.Haystack(data.Essay), needle.Lookup()), Costs: costs, Threads: *x.threads,
+		}
+		me := workerName()
+		log.Info("worker ready", "worker", me, "model", name, "fingerprint", m.ID, "version", queue.Version(), "server", conn.Server())
+		start := time.Now()
+		done, err := conn.Work(c.Context(), queue.Worker{Name: me, Accepts: w.Accepts, Do: w.Do, Idle: idle})
+		log.Info("worker ended", "samples", done, "after", time.Since(start).Round(time.Second))
+		return err
+	}
+	return c
+}
+
+// natsFlags defines the flags that say where NATS servers are and who connects.
+func natsFlags(c *cobra.Command, address string) *queue.Options {
+	o := new(queue.Options)
+	f := c.Flags()
+	f.StringVar(&o.URL, "nats", "", address)
+	f.StringVar(&o.Creds, "nats-creds", "", "`file` of credentials for NATS")
+	f.StringVar(&o.NKey, "nats-nkey", "", "`file` of an NKey's seed for NATS")
+	f.StringVar(&o.CA, "nats-ca", "", "`file` of the certificates of NATS's authorities; without, those of the system")
+	f.StringVar(&o.Cert, "nats-cert", "", "`file` of the certificate to show to NATS, with --nats-key")
+	f.StringVar(&o.Key, "nats-key", "", "`file` of that certificate's key")
+	return o
+}
+
+// checkNATS reports flags that do not go together.
+func checkNATS(o *queue.Options) error {
+	switch {
+	case o.URL == "" && *o != (queue.Options{}):
+		return usageError{errors.New("there are --nats-… flags without --nats; want the address of a NATS server, such as nats://host:4222")}
+	case o.Creds != "" && o.NKey != "":
+		return usageError{errors.New("--nats-creds and --nats-nkey are both given; want one of the two")}
+	case (o.Cert == "") != (o.Key == ""):
+		return usageError{errors.New("--nats-cert and --nats-key go together; want both")}
+	}
+	return nil
+}
+
+// workerName returns a name for this process.
+func workerName() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "worker"
+	}
+	return fmt.Sprintf("%s-%d", host, os.Getpid())
+}
+
+// evaluationID returns what tells the evaluation in a directory from all others, from a file that the first call writes.
+func evaluationID(ctx context.Context, dir string) (string, error) {
+	path := filepath.Join(dir, "queue-id")
+	data, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		data = []byte(rand.Text() + "\n")
+		err = atomicfile.Write(ctx, path, func(w io.Writer) error {
+			_, err := w.Write(data)
+			return err
+		})
+	}
+	return strings.TrimSpace(string(data)), err
+}
+
+// evaluate has the jobs done that the store lacks: by workers elsewhere if there is an address, and else by w in this process.
+func (x *evaluation) evaluate(c *cobra.Command, w *eval.Worker, jobs []eval.Job, store *eval.Store, title string) error {
+	bar := startEvaluation(c.ErrOrStderr())
+	defer bar.end()
+	e := queue.Evaluation{Jobs: jobs, Store: store, Title: title}
+	if x.nats.URL == "" {
+		conn, err := queue.Embedded(newLog(bar, slog.LevelWarn))
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		ctx, cancel := context.WithCancelCause(c.Context())
+		ended := make(chan error, 1)
+		go func() {
+			_, err := conn.Work(ctx, queue.Worker{Name: workerName(), Accepts: w.Accepts, Do: w.Do})
+			cancel(err)
+			ended <- err
+		}()
+		e.Tries, e.Progress = 1, bar.report
+		err = conn.Evaluate(ctx, e)
+		cancel(nil)
+		return errors.Join(err, <-ended)
+	}
+	log := newLog(bar, slog.LevelInfo)
+	o := *x.nats
+	o.Log = log
+	conn, err := queue.Dial(c.Context(), o)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if e.ID, err = evaluationID(c.Context(), x.dir); err != nil {
+		return err
+	}
+	var told time.Time
+	e.Progress = func(p queue.Progress) {
+		bar.report(p)
+		if bar.terminal || p.Done < p.All && time.Since(told) < time.Minute {
+			return
+		}
+		told = time.Now()
+		log.Info("samples", "done", fmt.Sprintf("%d of %d", p.Done, p.All), "workers", p.Workers, "left", leftText(p))
+	}
+	return conn.Evaluate(c.Context(), e)
+}
+
+// leftText says how long an evaluation will take, as far as that is known.
+func leftText(p queue.Progress) string {
+	if p.Left <= 0 || p.Workers == 0 {
+		return ""
+	}
+	return p.Left.Round(time.Second).String()
+}
