@@ -134,6 +134,7 @@ func summarise(c cell, tasks [][]*Record, dense map[question]float64, seed uint6
 	recall := report.Recall{Min: 1}
 	audited := 0
 	depths := make(map[float64][]float64)
+	var firstTokens []float64
 	for _, records := range tasks {
 		var own, change []float64
 		for _, r := range records {
@@ -144,7 +145,7 @@ func summarise(c cell, tasks [][]*Record, dense map[question]float64, seed uint6
 			s.Samples++
 			s.PromptTokens += float64(r.PromptTokens)
 			s.Density += r.Density
-			s.FirstToken += r.FirstToken
+			firstTokens = append(firstTokens, r.FirstToken)
 			if r.Recall != nil {
 				audited++
 				recall.Mean += r.Recall.Mean
@@ -161,7 +162,9 @@ func summarise(c cell, tasks [][]*Record, dense map[question]float64, seed uint6
 		}
 	}
 	n := float64(s.Samples)
-	s.PromptTokens, s.Density, s.FirstToken = s.PromptTokens/n, s.Density/n, s.FirstToken/n
+	s.PromptTokens, s.Density = s.PromptTokens/n, s.Density/n
+	slices.Sort(firstTokens)
+	s.FirstToken = (firstTokens[(len(firstTokens)-1)/2] + firstTokens[len(firstTokens)/2]) / 2
 	if audited > 0 {
 		recall.Mean, recall.P5 = recall.Mean/float64(audited), recall.P5/float64(audited)
 		s.Recall = &recall

@@ -57,7 +57,7 @@ func TestSummarise(t *testing.T) {
 	add := func(task, method string, index int, score, depth float64) {
 		j := eval.Job{Suite: "s", Task: task, Length: 100, Index: index, Method: method, Attention: generate.Attention{Method: method}}
 		records = append(records, eval.Record{ID: j.ID(), Job: j, Done: eval.Done{
-			Score: score, Density: 0.5, FirstToken: 2, PromptTokens: 90, Values: map[string]float64{"depth": depth}, Version: "v", ISA: "avx2",
+			Score: score, Density: 0.5, FirstToken: float64(1 + index*index), PromptTokens: 90, Values: map[string]float64{"depth": depth}, Version: "v", ISA: "avx2",
 			Recall: &eval.Recall{Mean: 0.9, P5: 0.8, Min: score},
 		}})
 	}
@@ -77,7 +77,7 @@ func TestSummarise(t *testing.T) {
 		t.Error(diff)
 	}
 	hard := e.Scores[1]
-	if hard.Samples != 4 || hard.Score.Mean != 0.5 || hard.Change == nil || hard.Change.Mean != -0.5 || hard.Recall.Min != 0 {
+	if hard.Samples != 4 || hard.Score.Mean != 0.5 || hard.Change == nil || hard.Change.Mean != -0.5 || hard.Recall.Min != 0 || hard.FirstToken != 3.5 {
 		t.Errorf("%+v, change %+v, recall %+v", hard, hard.Change, hard.Recall)
 	}
 	if len(hard.Depths) != 2 || hard.Depths[0].Score != 0 || hard.Depths[1].Score != 1 || hard.Depths[1].Samples != 2 {

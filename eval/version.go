@@ -12,30 +12,39 @@ import (
 	"sync"
 )
 
-// Version returns the version of the code: that of the module, or the commit it was built from, with "+dirty" if files
-// had been changed.
+// Version returns the version of the code: that of the module, or the commit it was built from. Where there is neither, or files
+// had been changed, it has a hash of the program, so that versions are equal where programs are.
 var Version = sync.OnceValue(func() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
-	}
-	version := info.Main.Version
-	commit, dirty := "", ""
-	for _, s := range info.Settings {
-		switch {
-		case s.Key == "vcs.revision":
-			commit = s.Value
-		case s.Key == "vcs.modified" && s.Value == "true":
-			dirty = "+dirty"
+	version, dirty := "", true
+	if info, ok := debug.ReadBuildInfo(); ok {
+		version = strings.TrimPrefix(info.Main.Version, "(devel)")
+		dirty = version == "" || strings.Contains(version, "+dirty")
+		for _, s := range info.Settings {
+			switch {
+			case s.Key == "vcs.revision" && version == "":
+				version, dirty = s.Value, false
+			case s.Key == "vcs.modified" && s.Value == "true":
+				dirty = true
+			}
 		}
 	}
-	if commit != "" && (version == "" || version == "(devel)") {
-		return commit + dirty
+	if !dirty {
+		return version
 	}
-	if version == "" {
-		return "(devel)"
+	program, err := os.Executable()
+	if err != nil {
+		return version + "-unknown"
 	}
-	return version
+	file, err := os.Open(program)
+	if err != nil {
+		return version + "-unknown"
+	}
+	defer file.Close()
+	hash := sha256.New()
+	if _, err := io.Copy(hash, file); err != nil {
+		return version + "-unknown"
+	}
+	return strings.TrimPrefix(version+"-"+hex.EncodeToString(hash.Sum(nil))[:16], "-")
 })
 
 // pieces of a file go into a fingerprint, of so many bytes each.

@@ -7,11 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"html/template"
-	"io"
 	"os"
-	"path/filepath"
-
-	"github.com/anchorattention/anchor/internal/atomicfile"
 )
 
 //go:embed evaluation.html
@@ -49,13 +45,7 @@ func (e *Evaluation) WriteDir(ctx context.Context, dir string, progress func(sha
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return err
 	}
-	write := func(name string, data []byte) error {
-		return atomicfile.Write(ctx, filepath.Join(dir, name), func(w io.Writer) error {
-			_, err := w.Write(data)
-			return err
-		})
-	}
-	if err := write("evaluation.json", append(data, '\n')); err != nil {
+	if err := writeFile(ctx, dir, "evaluation.json", append(data, '\n')); err != nil {
 		return err
 	}
 	p := evaluationPage{Title: e.title(), Facts: e.facts(), Command: clean(e.Command), Overall: e.rows(e.Overall), Scores: e.rows(e.Scores)}
@@ -67,30 +57,20 @@ func (e *Evaluation) WriteDir(ctx context.Context, dir string, progress func(sha
 	}
 	figures := e.figures()
 	for i, f := range figures {
-		svg, err := f.svg()
+		figure, err := f.write(ctx, dir)
 		if err != nil {
 			return err
 		}
-		png, err := f.png()
-		if err != nil {
-			return err
-		}
-		if err := write(f.file+".svg", append([]byte("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n"), svg...)); err != nil {
-			return err
-		}
-		if err := write(f.file+".png", png); err != nil {
-			return err
-		}
+		p.Figures = append(p.Figures, figure)
 		if progress != nil {
 			progress(float64(i+1) / float64(len(figures)))
 		}
-		p.Figures = append(p.Figures, pageFigure{File: f.file, Title: f.title, Caption: f.caption, SVG: template.HTML(svg)})
 	}
 	var out bytes.Buffer
 	if err := evaluationTemplate.Execute(&out, p); err != nil {
 		return fmt.Errorf("cannot write %s: %w", dir, err)
 	}
-	return write("index.html", out.Bytes())
+	return writeFile(ctx, dir, "index.html", out.Bytes())
 }
 
 func (e *Evaluation) title() string {

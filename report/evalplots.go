@@ -61,7 +61,7 @@ func (e *Evaluation) figures() []figure {
 		e.costFigure("score-density", "Score against density", "density (% of causal pairs attended, log scale)",
 			`Up and to the left is better. `, func(s *Score) float64 { return 100 * s.Density }),
 		e.costFigure("score-latency", "Score against time to the first token", "time to the first token (seconds, log scale)",
-			`Up and to the left is better: the time is that of the whole prompt, in attention and all else. `, func(s *Score) float64 { return s.FirstToken }))
+			`Up and to the left is better: the time is that of the whole prompt, in attention and all else, the median over samples. `, func(s *Score) float64 { return s.FirstToken }))
 	if len(e.tasks()) > 1 {
 		for _, length := range e.Lengths {
 			figures = append(figures, e.taskFigure(length))

@@ -32,9 +32,9 @@ type Score struct {
 	// Change is the score minus that of dense attention on the same samples; nil where there is none.
 	Change *Interval `json:"change,omitempty"`
 
-	PromptTokens float64 `json:"prompt_tokens"` // means over samples, as are the following
-	Density      float64 `json:"density"`
-	FirstToken   float64 `json:"ttft_seconds"`
+	PromptTokens float64 `json:"prompt_tokens"`    // mean over samples
+	Density      float64 `json:"density"`          // likewise
+	FirstToken   float64 `json:"ttft_seconds"`     // median over samples
 	Recall       *Recall `json:"recall,omitempty"` // audited: mean, mean of 5th percentiles, least minimum
 
 	Depths []Depth `json:"depths,omitempty"` // where samples have one, ascending

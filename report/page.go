@@ -46,13 +46,7 @@ func (c *Comparison) WriteDir(ctx context.Context, dir string, progress func(sha
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return err
 	}
-	write := func(name string, data []byte) error {
-		return atomicfile.Write(ctx, filepath.Join(dir, name), func(w io.Writer) error {
-			_, err := w.Write(data)
-			return err
-		})
-	}
-	if err := write("comparison.json", append(data, '\n')); err != nil {
+	if err := writeFile(ctx, dir, "comparison.json", append(data, '\n')); err != nil {
 		return err
 	}
 	shared, each := c.figures()
@@ -63,27 +57,14 @@ func (c *Comparison) WriteDir(ctx context.Context, dir string, progress func(sha
 	draw := func(figures []figure) ([]pageFigure, error) {
 		var drawn []pageFigure
 		for _, f := range figures {
-			if err := ctx.Err(); err != nil {
-				return nil, fmt.Errorf("cannot write %s: %w", dir, err)
-			}
-			svg, err := f.svg()
+			figure, err := f.write(ctx, dir)
 			if err != nil {
 				return nil, err
 			}
-			png, err := f.png()
-			if err != nil {
-				return nil, err
-			}
-			if err := write(f.file+".svg", append([]byte("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n"), svg...)); err != nil {
-				return nil, err
-			}
-			if err := write(f.file+".png", png); err != nil {
-				return nil, err
-			}
+			drawn = append(drawn, figure)
 			if done++; progress != nil {
 				progress(float64(done) / float64(all))
 			}
-			drawn = append(drawn, pageFigure{File: f.file, Title: f.title, Caption: f.caption, SVG: template.HTML(svg)})
 		}
 		return drawn, nil
 	}
@@ -102,7 +83,37 @@ func (c *Comparison) WriteDir(ctx context.Context, dir string, progress func(sha
 	if err := pageTemplate.Execute(&out, p); err != nil {
 		return fmt.Errorf("cannot write %s: %w", dir, err)
 	}
-	return write("index.html", out.Bytes())
+	return writeFile(ctx, dir, "index.html", out.Bytes())
+}
+
+// writeFile writes a file of a directory, whole or not at all.
+func writeFile(ctx context.Context, dir, name string, data []byte) error {
+	return atomicfile.Write(ctx, filepath.Join(dir, name), func(w io.Writer) error {
+		_, err := w.Write(data)
+		return err
+	})
+}
+
+// write draws the figure into a directory, as SVG and PNG, and returns it for a page.
+func (f *figure) write(ctx context.Context, dir string) (pageFigure, error) {
+	if err := ctx.Err(); err != nil {
+		return pageFigure{}, fmt.Errorf("cannot write %s: %w", dir, err)
+	}
+	svg, err := f.svg()
+	if err != nil {
+		return pageFigure{}, err
+	}
+	png, err := f.png()
+	if err != nil {
+		return pageFigure{}, err
+	}
+	if err := writeFile(ctx, dir, f.file+".svg", append([]byte("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n"), svg...)); err != nil {
+		return pageFigure{}, err
+	}
+	if err := writeFile(ctx, dir, f.file+".png", png); err != nil {
+		return pageFigure{}, err
+	}
+	return pageFigure{File: f.file, Title: f.title, Caption: f.caption, SVG: template.HTML(svg)}, nil
 }
 
 // A page is what the template shows.

@@ -88,7 +88,8 @@ questions are a few of the project's own, which show the format and say little a
 "anchor eval --help" says what comes of it.`,
 		Example: `  anchor eval ruler --model ./Llama-3.1-8B --essay PaulGrahamEssays.json --squad dev-v2.0.json \
       --hotpotqa hotpot_dev_distractor_v1.json --lengths 4096,16384,65536 --samples 100 -o out --report
-  anchor eval ruler --model ./model.gguf --tasks niah_single_2,vt --samples 20 -o out`,
+  anchor eval ruler --model ./Qwen3-8B --tasks niah_single_2,vt --samples 20 -o out \
+      --template '<|im_start|>user\n{task_template}<|im_end|>\n<|im_start|>assistant\n'`,
 	}
 	x.flags(c)
 	c.Flags().StringVar(&essay, "essay", "", "`file` of the essay, in the format of PaulGrahamEssays.json")
@@ -187,10 +188,14 @@ trained are not made for it.
 	return c
 }
 
+// placeholder stands for the prompt in a template, as in those of RULER.
+const placeholder = "{task_template}"
+
 // evaluation is one run of a suite.
 type evaluation struct {
 	constructed bool // without --model, the constructed model is evaluated
 	model, dir  string
+	template    string
 	methods     []string
 	lengths     []int
 	seed        uint64
@@ -214,6 +219,7 @@ func (x *evaluation) flags(c *cobra.Command) {
 		what = "`directory` of the model, or a GGUF file; without, the constructed model"
 	}
 	f.StringVar(&x.model, "model", "", what)
+	x.templateFlag(c)
 	f.StringVarP(&x.dir, "output", "o", "", "`directory` of the results, required; it is made if there is none")
 	f.StringSliceVar(&x.methods, "methods", []string{"dense", "anchor"}, "`methods` of attention, each alone or as method=value to set its knob: "+methodNames(true))
 	f.IntSliceVar(&x.lengths, "lengths", []int{4096}, "lengths in `tokens`, those to generate included")
@@ -267,6 +273,10 @@ func (x *evaluation) run(c *cobra.Command, tasks []*eval.Task, flag string, samp
 	if err := checkNATS(x.nats); err != nil {
 		return err
 	}
+	before, after, err := x.around()
+	if err != nil {
+		return err
+	}
 	costs, err := readCosts(*x.costs)
 	if err != nil {
 		return err
@@ -276,6 +286,7 @@ func (x *evaluation) run(c *cobra.Command, tasks []*eval.Task, flag string, samp
 		return err
 	}
 	defer func() { err = errors.Join(err, m.Close()) }()
+	m.Before, m.After = before, after
 	for _, n := range x.lengths {
 		if most := m.Config().MaxPositions; n < 1 || n > most {
 			return usageError{fmt.Errorf("--lengths has %d; want 1 … %d, the positions of the model", n, most)}
@@ -301,12 +312,26 @@ func (x *evaluation) run(c *cobra.Command, tasks []*eval.Task, flag string, samp
 		return failed
 	}
 	e := eval.Summarise(records, x.seed)
-	e.Command, e.Machine, e.Model, e.Suite, e.Seed, e.Notes = commandLine(os.Args), machine(), name, tasks[0].Suite, x.seed, x.notes
+	e.Command, e.Machine, e.Model, e.Suite, e.Seed, e.Notes = x.command(), machine(), name, tasks[0].Suite, x.seed, x.notes
 	e.Methods = slices.Clone(x.methods)
 	if len(records) < len(jobs) {
 		e.Notes = append(e.Notes, fmt.Sprintf("%d of %d samples are finished.", len(records), len(jobs)))
 	}
 	return errors.Join(x.write(c, e), failed)
+}
+
+// around returns what the template puts around a prompt.
+func (x *evaluation) around() (before, after string, err error) {
+	before, after, ok := strings.Cut(strings.ReplaceAll(x.template, `\n`, "\n"), placeholder)
+	if x.template != "" && (!ok || strings.Contains(after, placeholder)) {
+		return "", "", usageError{fmt.Errorf("--template is %q; want a text with %s in it, once", x.template, placeholder)}
+	}
+	return before, after, nil
+}
+
+// templateFlag defines the flag of the template.
+func (x *evaluation) templateFlag(c *cobra.Command) {
+	c.Flags().StringVar(&x.template, "template", "", "`text` that puts a prompt, which is {task_template} in it, into the form the model knows, with \\n for a new line; without, prompts stand as they are")
 }
 
 // open opens the model and says what reports call it.
@@ -344,6 +369,8 @@ func (x *evaluation) ask(c *cobra.Command, worker *eval.Worker, jobs []eval.Job,
 		length int
 	}
 	checked := make(map[kind]bool)
+	preparing := startProgress(c.ErrOrStderr(), "preparing")
+	defer preparing.end()
 	for i := range jobs {
 		j := &jobs[i]
 		if store.Has(j.ID()) {
@@ -357,8 +384,10 @@ func (x *evaluation) ask(c *cobra.Command, worker *eval.Worker, jobs []eval.Job,
 			if err := worker.Check(j); err != nil {
 				return err
 			}
+			preparing.report(float64(len(checked)) / float64(len(worker.Tasks)*len(x.lengths)))
 		}
 	}
+	preparing.end()
 	return x.evaluate(c, worker, jobs, store, title)
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/anchorattention/anchor/eval"
+	"github.com/anchorattention/anchor/eval/ruler"
 	"github.com/anchorattention/anchor/internal/safetensors"
 	"github.com/anchorattention/anchor/model"
 	"github.com/anchorattention/anchor/model/retrieval"
@@ -189,6 +190,37 @@ func TestEvalNIAH(t *testing.T) {
 	if len(records) != 22 || len(depths) != 11 {
 		t.Errorf("%d records at %d depths; want 22 at 11", len(records), len(depths))
 	}
+	// A template makes prompts others, which still fit.
+	mustRun(t, "eval", "niah", "--model", model, "-o", out, "--lengths", "300", "--essay", essay, "--methods", "dense", "--template", `user:\n{task_template}\nyou:`)
+	records = results(t, out)[22:]
+	for _, r := range records {
+		if r.Chat == "" || r.PromptTokens > 300-32 {
+			t.Errorf("%+v, %d tokens", r.Job, r.PromptTokens)
+		}
+	}
+	if len(records) != 11 {
+		t.Errorf("%d records with a template; want 11", len(records))
+	}
+}
+
+// A model in a GGUF file is asked as others are. One whose tokens are letters has no room for the example of vt.
+func TestEvalGGUF(t *testing.T) {
+	path, out := smallGGUF(t, 1<<13), filepath.Join(t.TempDir(), "out")
+	args := []string{"eval", "ruler", "--model", path, "-o", out, "--lengths", "8000", "--samples", "1", "--audit", "0", "--methods", "dense"}
+	var without []string
+	for _, task := range ruler.Tasks(ruler.Data{}) {
+		if task.Name != "vt" {
+			without = append(without, task.Name)
+		}
+	}
+	mustRun(t, append(args, "--tasks", strings.Join(without, ","))...)
+	if n := len(results(t, out)); n != 12 {
+		t.Errorf("%d records; want 12", n)
+	}
+	status, _, stderr := anchorCommand(t, args...)
+	if status != 1 || !strings.Contains(stderr, "ruler/vt of 8000 tokens, 30 of them to generate: the example, of at most 500 tokens: ") {
+		t.Errorf("status %d, %s", status, stderr)
+	}
 }
 
 // What is wrong is said before anything is asked, and nothing is written.
@@ -220,6 +252,7 @@ func TestEvalErrors(t *testing.T) {
 		{[]string{"ruler", "--model", model, "-o", out, "--hotpotqa", bad}, 1, "bad.json: not in the format of HotpotQA"},
 		{[]string{"lookup", "-o", out, "--methods", "x"}, 2, `--methods is "x"; want one of`},
 		{[]string{"lookup", "-o", out, "--methods", "dense,dense"}, 2, `--methods has "dense" twice`},
+		{[]string{"lookup", "-o", out, "--template", "x"}, 2, `--template is "x"; want a text with {task_template} in it, once`},
 		{[]string{"lookup", "-o", out, "--audit", "-1"}, 2, "--audit is -1"},
 		{[]string{"lookup", "-o", out, "--threads", "-1"}, 2, "--threads is -1"},
 	} {

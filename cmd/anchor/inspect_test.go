@@ -70,8 +70,8 @@ func smallModel(t testing.TB) string {
 	return dir
 }
 
-// smallGGUF writes a model of zeros with a tokenizer of letters to a GGUF file.
-func smallGGUF(t testing.TB) string {
+// smallGGUF writes a model of zeros with a tokenizer of letters and so many positions to a GGUF file.
+func smallGGUF(t testing.TB, context int) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "small.gguf")
 	words, types := strings.Split("a b c d e f g h i j k l m n o p q r s t u v w x y z Ġ </s>", " "), slices.Repeat([]int32{1}, 28)
@@ -89,7 +89,7 @@ func smallGGUF(t testing.TB) string {
 		tensors = append(tensors, gguf.Source{Name: "blk.0." + name + ".weight", Shape: []int{32, 32}, Type: matrix.Q8_0, Write: write(32 * 34)})
 	}
 	err := gguf.WriteFile(t.Context(), path, []gguf.KeyValue{
-		{Key: "general.architecture", Value: "llama"}, {Key: "llama.block_count", Value: uint32(1)}, {Key: "llama.context_length", Value: uint32(64)},
+		{Key: "general.architecture", Value: "llama"}, {Key: "llama.block_count", Value: uint32(1)}, {Key: "llama.context_length", Value: uint32(context)},
 		{Key: "llama.embedding_length", Value: uint32(32)}, {Key: "llama.feed_forward_length", Value: uint32(32)},
 		{Key: "llama.attention.head_count", Value: uint32(4)}, {Key: "llama.attention.layer_norm_rms_epsilon", Value: float32(1e-5)},
 		{Key: "tokenizer.ggml.model", Value: "gpt2"}, {Key: "tokenizer.ggml.pre", Value: "smollm"},
@@ -134,7 +134,7 @@ func TestInspect(t *testing.T) {
 		}
 	}
 
-	path := smallGGUF(t)
+	path := smallGGUF(t, 64)
 	m := object(t, mustRun(t, "inspect", path, "--json"), "weights tokenizer windows")
 	if m["tokenizer"] != "gpt2, smollm" || m["weight_bytes"] != 28.*34+7*32*34+3*4*32 || m["windows"] != nil {
 		t.Errorf("%v", m)

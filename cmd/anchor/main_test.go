@@ -369,7 +369,15 @@ func TestHelpListsFields(t *testing.T) {
 func TestParamFlags(t *testing.T) {
 	var c cobra.Command
 	paramFlags(&c)
+	var subs []*cobra.Command
 	for _, sub := range newRoot().Commands() {
+		if sub.HasSubCommands() {
+			subs = append(subs, sub.Commands()...)
+		} else {
+			subs = append(subs, sub)
+		}
+	}
+	for _, sub := range subs {
 		switch sub.Name() {
 		case "make-model", "tune", "inspect", "capture":
 			continue

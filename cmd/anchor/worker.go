@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -30,8 +31,8 @@ before or after the evaluation. One that dies loses nothing: what it was at goes
 after half a minute, and at once if it ends by Ctrl-C or SIGTERM.
 
 A worker serves evaluations of its own version of anchor, its own model and data: --model,
---essay, --squad and --hotpotqa are to name the same files as there. Others it refuses, says
-why in both logs, and leaves them to other workers.
+--template, --essay, --squad and --hotpotqa are to be the same as there. Others it refuses,
+says why in both logs, and leaves them to other workers.
 
 TLS is used where the address begins with tls:// or the server wants it. You are known by user
 and password in the address, --nats-creds, --nats-nkey or --nats-cert, as the server wants.
@@ -51,6 +52,7 @@ level, msg and what there is to it, such as job, score, ttft and took (in second
 	o := natsFlags(c, "`address` of a NATS server, such as nats://host:4222, or of several with commas between them; required")
 	f := c.Flags()
 	f.StringVar(&x.model, "model", "", "`directory` of the model, or a GGUF file; without, the constructed model")
+	x.templateFlag(c)
 	f.StringVar(&essay, "essay", "", "`file` of the essay, as for \"anchor eval\"")
 	f.StringVar(&squad, "squad", "", "`file` of questions for qa_1, as for \"anchor eval ruler\"")
 	f.StringVar(&hotpot, "hotpotqa", "", "`file` of questions for qa_2, as for \"anchor eval ruler\"")
@@ -68,6 +70,10 @@ level, msg and what there is to it, such as job, score, ttft and took (in second
 			return usageError{fmt.Errorf("--threads is %d; want ≥ 0", *x.threads)}
 		}
 		if err := checkNATS(o); err != nil {
+			return err
+		}
+		before, after, err := x.around()
+		if err != nil {
 			return err
 		}
 		costs, err := readCosts(*x.costs)
@@ -97,6 +103,7 @@ level, msg and what there is to it, such as job, score, ttft and took (in second
 			return err
 		}
 		defer func() { err = errors.Join(err, m.Close()) }()
+		m.Before, m.After = before, after
 		conn, err := queue.Dial(c.Context(), *o)
 		if err != nil {
 			return err
@@ -208,6 +215,17 @@ func (x *evaluation) evaluate(c *cobra.Command, w *eval.Worker, jobs []eval.Job,
 		log.Info("samples", "done", fmt.Sprintf("%d of %d", p.Done, p.All), "workers", p.Workers, "left", leftText(p))
 	}
 	return conn.Evaluate(c.Context(), e)
+}
+
+// command returns the command line for reports, without what is secret in the address.
+func (x *evaluation) command() string {
+	args := slices.Clone(os.Args)
+	if x.nats.URL != "" {
+		for i := range args {
+			args[i] = strings.ReplaceAll(args[i], x.nats.URL, queue.Redact(x.nats.URL))
+		}
+	}
+	return commandLine(args)
 }
 
 // leftText says how long an evaluation will take, as far as that is known.

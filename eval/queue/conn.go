@@ -78,11 +78,8 @@ func Dial(ctx context.Context, o Options) (*Conn, error) {
 		options = append(options, nats.ClientCert(o.Cert, o.Key))
 	}
 	c, err := connect(strings.Join(addresses, ","), o.Log, options...)
-	for i, a := range addresses {
-		addresses[i] = redact(a)
-	}
 	if err != nil {
-		return nil, fmt.Errorf("cannot connect to %s: %w", strings.Join(addresses, ", "), err)
+		return nil, fmt.Errorf("cannot connect to %s: %w", Redact(o.URL), err)
 	}
 	// A cluster that has just started takes seconds to choose a leader.
 	try, cancel := context.WithTimeout(ctx, 20*time.Second)
@@ -93,7 +90,7 @@ func Dial(ctx context.Context, o Options) (*Conn, error) {
 	})
 	if err != nil {
 		c.Close()
-		return nil, fmt.Errorf("no JetStream at %s: %w", strings.Join(addresses, ", "), err)
+		return nil, fmt.Errorf("no JetStream at %s: %w", Redact(o.URL), err)
 	}
 	return c, nil
 }
@@ -120,16 +117,19 @@ func parseURLs(list string) ([]string, error) {
 	return all, nil
 }
 
-// redact returns an address without what is secret in it.
-func redact(address string) string {
-	u, err := url.Parse(address)
+// Redact returns [Options].URL without what is secret in it.
+func Redact(list string) string {
+	addresses, err := parseURLs(list)
 	if err != nil {
-		return "(no URL)"
+		return "(" + err.Error() + ")"
 	}
-	if u.User != nil {
-		u.User = url.User("xxxxx") // a token stands where users do
+	for i, a := range addresses {
+		if u, err := url.Parse(a); err == nil && u.User != nil {
+			u.User = url.User("xxxxx") // a token stands where users do
+			addresses[i] = u.String()
+		}
 	}
-	return u.String()
+	return strings.Join(addresses, ", ")
 }
 
 // Embedded starts a server within this process, which listens to no port and keeps everything in memory, and connects to it.
