@@ -6,7 +6,8 @@ import (
 )
 
 // An AblationParams is AnchorAttention with its rule of choice replaced. The window, the groups, the blocks of rows and
-// their scores are those of [Params]; with s_ij the logit of block i's mean query with candidate key j and a_i its anchor:
+// their scores are those of [Params]; with s_ij the logit of block i's mean query with candidate key j and a_i its anchor, or what
+// stands for their difference where blocks have parts:
 type AblationParams struct {
 	Params
 	Choice Choice
@@ -60,7 +61,7 @@ func (a ablation) Plan(g *Group) {
 	if !any {
 		return
 	}
-	s := g.probe(a.pools(g), true)
+	s := a.probe(g)
 	w := g.worker
 	theta := func(head int) float64 { return a.theta(g.FirstHead + head) }
 	var kept [][]int32
@@ -102,6 +103,12 @@ func (s *probe) masses(keys Span) [][]float32 {
 	for c, anchor := range s.anchors {
 		most[c] = anchor + 100 // far from what single precision cannot hold, and sums of it too
 	}
+	share := func(h, c int) float32 {
+		if s.ends == nil {
+			return 1
+		}
+		return float32(s.shares[h][c])
+	}
 	s.each(keys, func(first, n int, scores []float32) {
 		for i := range n {
 			row := scores[i*s.width:][:s.width]
@@ -115,8 +122,8 @@ func (s *probe) masses(keys Span) [][]float32 {
 		for h, out := range all {
 			for i := range n {
 				sum := float32(0)
-				for _, x := range scores[i*s.width+h*s.columns:][:s.used] {
-					sum += x
+				for c, x := range scores[i*s.width+h*s.columns:][:len(s.spans[h])] {
+					sum += share(h, c) * x
 				}
 				out[first-keys.From+i] = sum
 			}
@@ -141,12 +148,12 @@ func (a ablation) attendBlocks(s *probe, candidates Span, theta func(head int) f
 		for b := range blocks {
 			from := max((first+b)*a.Block, candidates.From)
 			to := min((first+b+1)*a.Block, candidates.To)
-			for c := h * s.columns; c < h*s.columns+s.used; c++ {
-				mean := means[b*s.width+c] / float32(to-from)
-				if !(s.anchors[c]-mean > float32(theta(h)*math.Log2E)) {
-					spans = append(spans, Span{from, to})
-					break
-				}
+			scores := means[b*s.width+h*s.columns:][:s.columns]
+			for c := range scores {
+				scores[c] /= float32(to - from)
+			}
+			if !(-s.above(h, scores) > float32(theta(h)*math.Log2E)) {
+				spans = append(spans, Span{from, to})
 			}
 		}
 		s.AttendHead(StageSparse, h, KeySet{Spans: spans})

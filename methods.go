@@ -161,19 +161,19 @@ var catalog = []Method{
 		planner: func(p Params, theta float64) Planner { p.Theta, p.HeadTheta = theta, nil; return AnchorAttention(p) }},
 	{Name: "auto", Knob: "theta", Value: 12, least: -10, most: 30, always: anchorWindow, Source: "Anchor",
 		planner: func(p Params, theta float64) Planner { p.Theta, p.HeadTheta = theta, nil; return Auto(p) }},
-	refinedMethod("anchor-pool", "means of a quarter of the rows", func(p *Params) {
+	refinedMethod("anchor-pool", "means of a quarter of the rows, where some stand out", func(p *Params) {
 		if p.Block%4 == 0 {
 			p.Pool = p.Block / 4
 		}
 	}),
-	refinedMethod("anchor-spikes", "4 outlying rows of a block", func(p *Params) { p.Spikes = min(4, p.Block) }),
+	refinedMethod("anchor-spikes", "up to 4 rows that stand out of a block", func(p *Params) { p.Spikes = min(4, p.Block) }),
 	{Name: "anchor-guard", Knob: "target", Value: 0.95, scale: byNines, always: anchorWindow, Source: "Anchor: heads below the target again, by 32 audited rows",
 		planner: func(p Params, _ float64) Planner { return anchorAttention{Params: p, name: "anchor-guard"} },
 		more: func(_ context.Context, opt *Options, _ Params, target float64, _ []Sequence) error {
 			opt.TargetRecall, opt.AuditRows = target, max(opt.AuditRows, 32)
 			return nil
 		}},
-	{Name: "anchor-heads", Knob: "target", Value: 0.95, scale: byNines, always: anchorWindow, Source: "Anchor: theta calibrated by head, on the same inputs and not timed",
+	{Name: "anchor-heads", Knob: "target", Value: 0.95, scale: byNines, always: anchorWindow, Source: "Anchor: theta calibrated by head for a mean recall, on the same inputs and not timed",
 		planner: func(p Params, _ float64) Planner { return anchorAttention{Params: p, name: "anchor-heads"} },
 		more: func(ctx context.Context, opt *Options, p Params, target float64, seqs []Sequence) error {
 			run := *opt

@@ -33,13 +33,19 @@ type Params struct {
 
 // Refinements are what Anchor adds to the method where it is weak. The zero value adds nothing: then Params are
 // AnchorAttention as published.
+//
+// A row stands out of its block where its query lies further from the block's mean than the median row's, by more than ten times
+// the median deviation from that median. With Pool or Spikes such a block has parts i: w_i of its rows, mean anchor a_i, and logit
+// s_i of their mean query with a key. In place of a_1 − s_1, which the whole block has as its one part, −ln Σ w_i·e^(s_i − a_i) is
+// held against Theta: what rows would give the key is added up as mass is, and a part that nothing but chance sets apart
+// changes next to nothing. Single rows are parts beside those that the block is divided into, at 1/Block of its rows. Blocks out of
+// which no row stands are searched as published.
 type Refinements struct {
-	// Pool is how many rows one mean query stands for, where that is fewer than Block: a divisor of it, or 0. A key that
-	// matters to some rows is diluted by fewer others; identification costs Block/Pool as much.
+	// Pool is how many rows one mean query stands for in blocks in which rows stand out, where that is fewer than Block: a
+	// divisor of it, or 0. A key that matters to some rows is diluted less. Identification costs up to Block/Pool as much.
 	Pool int `json:"pool,omitempty"`
-	// Spikes rows of each pool, those whose queries lie furthest from its mean, also stand for themselves, with anchors of
-	// their own: a key that matters to one row is not diluted at all. It costs as much as a pool for each. At most all rows
-	// but one.
+	// Spikes is how many of the rows that stand out of each block, those furthest out, also stand for themselves, so that a key which
+	// matters to one row is found. It costs up to as much as a block for each.
 	Spikes int `json:"spikes,omitempty"`
 	// MaxDensity bounds the density of each head in each group of rows: of more stripes than the window leaves room for, those
 	// that score nearest to the anchor, or above it, are kept. A window that is denser by itself, as in the first

@@ -1,17 +1,28 @@
 package anchor
 
 import (
+	"bytes"
+	"cmp"
 	"fmt"
 	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/anchorattention/anchor/internal/workload"
 )
 
-// A rule says which of the candidates are stripes, given each vector's anchor and its scores with them. rows is how many rows
-// there are, seen how many pairs they would attend to if they saw every key, and first the first candidate.
-type rule func(h, first, rows, seen int, anchors []float64, scores [][]float64) []verdict
+// A rule says which of the candidates are stripes, given the parts of each block. rows is how many rows there are, seen how many
+// pairs they would attend to if they saw every key, and first the first candidate.
+type rule func(h, first, rows, seen int, blocks [][]part) []verdict
+
+// A part is some rows of a block, as a share of its rows, that stand for themselves: with the mean of their anchors and the scores of
+// their mean query.
+type part struct {
+	share, anchor float64
+	scores        []float64
+}
 
 // anchorSets transcribes AnchorAttention with any rule of choice.
 func anchorSets(p Params, choose rule) func(x *exact) sets {
@@ -20,7 +31,9 @@ func anchorSets(p Params, choose rule) func(x *exact) sets {
 		return x.byBlocks(size, p.Tail, func(h, from, to int) []verdict {
 			start := from / size * size
 			window := func(j int) bool { return j < p.Init || j >= start-p.Local }
-			mean := func(from, to int) (q []float64, anchor float64) {
+			first, last := p.Init, start-p.Local
+			partOf := func(from, to, of int) part {
+				r := part{share: float64(to-from) / float64(of)}
 				for pos := from; pos < to; pos++ {
 					top := math.Inf(-1)
 					for j, l := range x.row(h, pos) {
@@ -28,27 +41,13 @@ func anchorSets(p Params, choose rule) func(x *exact) sets {
 							top = max(top, l)
 						}
 					}
-					anchor += top / float64(to-from)
+					r.anchor += top / float64(to-from)
 				}
-				return x.meanQuery(h, from, to), anchor
-			}
-			var queries [][]float64
-			var anchors []float64
-			add := func(from, to int) {
-				q, a := mean(from, to)
-				queries, anchors = append(queries, q), append(anchors, a)
-			}
-			pool := p.Block
-			if p.Pool > 0 {
-				pool = p.Pool
-			}
-			for a := from; a < to; {
-				b := min(a/pool*pool+pool, to)
-				add(a, b)
-				for _, pos := range x.furthest(h, a, b, p.Spikes) {
-					add(pos, pos+1)
+				q := x.meanQuery(h, from, to)
+				for j := first; j < last; j++ {
+					r.scores = append(r.scores, x.score(q, x.meanKey(h, j, j+1)))
 				}
-				a = b
+				return r
 			}
 			keys := make([]verdict, to)
 			for j := range keys {
@@ -56,63 +55,103 @@ func anchorSets(p Params, choose rule) func(x *exact) sets {
 					keys[j] = isKept
 				}
 			}
-			first, last := p.Init, start-p.Local
 			if first >= last {
 				return keys
 			}
-			scores := make([][]float64, len(queries))
-			for c, q := range queries {
-				for j := first; j < last; j++ {
-					scores[c] = append(scores[c], x.score(q, x.meanKey(h, j, j+1)))
+			var blocks [][]part
+			for a := from; a < to; {
+				b := min(a/p.Block*p.Block+p.Block, to)
+				var parts []part
+				pool, spikes := p.Block, []int(nil)
+				if p.Pool > 0 || p.Spikes > 0 {
+					spikes = x.outlying(h, a, b)
 				}
+				if p.Pool > 0 && len(spikes) > 0 {
+					pool = p.Pool
+				}
+				for c := a; c < b; {
+					d := min(c/pool*pool+pool, b)
+					parts = append(parts, partOf(c, d, b-a))
+					c = d
+				}
+				for _, pos := range spikes[:min(len(spikes), p.Spikes)] {
+					parts = append(parts, partOf(pos, pos+1, b-a))
+				}
+				blocks = append(blocks, parts)
+				a = b
 			}
 			seen := 0
 			for pos := from; pos < to; pos++ {
 				seen += pos + 1
 			}
-			copy(keys[first:last], choose(h, first, to-from, seen, anchors, scores))
+			copy(keys[first:last], choose(h, first, to-from, seen, blocks))
 			return keys
 		})
 	}
 }
 
-// furthest returns the n of a head's rows [from, to) whose queries lie furthest from their mean, of all but one.
-func (x *exact) furthest(h, from, to, n int) []int {
-	if n = min(n, to-from-1); n == 0 {
-		return nil
-	}
+// outlying returns those of a head's rows [from, to) that are outliers, the furthest from their mean first.
+func (x *exact) outlying(h, from, to int) (rows []int) {
 	mean := x.meanQuery(h, from, to)
-	distance := func(pos int) (sum float64) {
+	type row struct {
+		pos int
+		far float64
+	}
+	var all []row
+	for pos := from; pos < to; pos++ {
+		sum := 0.0
 		for d, y := range x.meanQuery(h, pos, pos+1) {
 			sum += (y - mean[d]) * (y - mean[d])
 		}
-		return sum
+		all = append(all, row{pos, math.Sqrt(sum)})
 	}
-	var all []int
-	for pos := from; pos < to; pos++ {
-		all = append(all, pos)
+	slices.SortFunc(all, func(a, b row) int { return cmp.Compare(b.far, a.far) })
+	median := all[len(all)/2].far
+	var deviations []float64
+	for _, r := range all {
+		deviations = append(deviations, math.Abs(r.far-median))
 	}
-	slices.SortFunc(all, func(a, b int) int {
-		if distance(a) > distance(b) {
-			return -1
+	slices.Sort(deviations)
+	spread := deviations[(len(all)-1)/2]
+	for i, r := range all {
+		deviation := r.far - median
+		if deviation <= 10*spread {
+			break
 		}
-		return 1
-	})
-	if near := distance(all[n-1]) / distance(all[n]); near < 1+1e-5 {
-		panic(fmt.Sprintf("spikes within %g of one another: choose another seed", near))
+		if math.Abs(deviation-10*spread) < 1e-4*r.far || i+1 < len(all) && r.far < all[i+1].far*(1+1e-5) {
+			panic(fmt.Sprintf("outlier %d hangs on rounding: choose another seed", i))
+		}
+		rows = append(rows, r.pos)
 	}
-	return all[:n]
+	return rows
 }
 
-// above returns for each candidate the largest of score − anchor over the vectors.
-func above(anchors []float64, scores [][]float64) []float64 {
-	best := slices.Repeat([]float64{math.Inf(-1)}, len(scores[0]))
-	for c, row := range scores {
-		for j, s := range row {
-			best[j] = max(best[j], s-anchors[c])
+// above returns for each candidate the largest over the blocks of the logarithm of the mean over the block's rows of
+// e^(score − anchor), one for each part.
+func above(blocks [][]part) []float64 {
+	best := slices.Repeat([]float64{math.Inf(-1)}, len(blocks[0][0].scores))
+	for j := range best {
+		for _, parts := range blocks {
+			sum := 0.0
+			for _, r := range parts {
+				sum += r.share * math.Exp(r.scores[j]-r.anchor)
+			}
+			best[j] = max(best[j], math.Log(sum))
 		}
 	}
 	return best
+}
+
+// each returns the blocks with f done to every part.
+func each(blocks [][]part, f func(r part) part) (out [][]part) {
+	for _, parts := range blocks {
+		var some []part
+		for _, r := range parts {
+			some = append(some, f(r))
+		}
+		out = append(out, some)
+	}
+	return out
 }
 
 // atLeast says which values reach a threshold, in nats.
@@ -140,12 +179,12 @@ func top(values []float64, n int) []verdict {
 
 // byTheta is AnchorAttention's own rule, under MaxDensity if that is set.
 func byTheta(p Params) rule {
-	return func(h, first, rows, seen int, anchors []float64, scores [][]float64) []verdict {
+	return func(h, first, rows, seen int, blocks [][]part) []verdict {
 		theta := p.Theta
 		if len(p.HeadTheta) > 0 {
 			theta = p.HeadTheta[h]
 		}
-		best := above(anchors, scores)
+		best := above(blocks)
 		keep := atLeast(best, -theta)
 		if p.MaxDensity > 0 {
 			window := seen - rows*len(best)
@@ -161,37 +200,37 @@ func byTheta(p Params) rule {
 }
 
 func ablationRule(p AblationParams) rule {
-	return func(h, first, rows, seen int, anchors []float64, scores [][]float64) []verdict {
+	return func(h, first, rows, seen int, blocks [][]part) []verdict {
 		theta := p.Theta
 		if len(p.HeadTheta) > 0 {
 			theta = p.HeadTheta[h]
 		}
-		n := len(scores[0])
 		switch p.Choice {
 		case ByScore:
-			return atLeast(above(make([]float64, len(anchors)), scores), -theta)
+			return atLeast(above(each(blocks, func(r part) part { r.anchor = 0; return r })), -theta)
 		case ByBlock:
-			means := make([][]float64, len(scores))
-			for c, row := range scores {
-				for j := 0; j < n; {
+			return atLeast(above(each(blocks, func(r part) part {
+				var means []float64
+				for j, n := 0, len(r.scores); j < n; {
 					to := min((first+j)/p.Block*p.Block+p.Block-first, n)
 					sum := 0.0
-					for _, s := range row[j:to] {
+					for _, s := range r.scores[j:to] {
 						sum += s
 					}
-					means[c] = append(means[c], slices.Repeat([]float64{sum / float64(to-j)}, to-j)...)
+					means = append(means, slices.Repeat([]float64{sum / float64(to-j)}, to-j)...)
 					j = to
 				}
-			}
-			return atLeast(above(anchors, means), -theta)
+				r.scores = means
+				return r
+			})), -theta)
 		case ByCount:
-			return top(above(anchors, scores), p.Keys)
+			return top(above(blocks), p.Keys)
 		default:
-			mass, all := make([]float64, n), 0.0
-			for c, row := range scores {
-				for j, s := range row {
-					mass[j] += math.Exp(s - anchors[c])
-					all += math.Exp(s - anchors[c])
+			mass, all := make([]float64, len(blocks[0][0].scores)), 0.0
+			for _, r := range slices.Concat(blocks...) {
+				for j, s := range r.scores {
+					mass[j] += r.share * math.Exp(s-r.anchor)
+					all += r.share * math.Exp(s-r.anchor)
 				}
 			}
 			lo, hi := fewest(mass, p.Mass*all)
@@ -288,7 +327,7 @@ func TestSpikeIsFound(t *testing.T) {
 		p.q[i] *= 0.1
 	}
 	for d := range dim {
-		p.q[row*dim+d], p.k[key*dim+d] = 2, 2
+		p.q[row*dim+d], p.k[key*dim+d] = 3, 3
 	}
 	par := Params{Block: 128, Step: 1, Init: 8, Local: 8, Theta: -2}
 	for _, c := range []struct {
@@ -300,6 +339,224 @@ func TestSpikeIsFound(t *testing.T) {
 		if met[row][key] != c.found {
 			t.Errorf("%+v: the row meets its key %d times; want %d", c.Refinements, met[row][key], c.found)
 		}
+	}
+}
+
+// Where no row is an outlier beside those of its pool, Spikes changes nothing: neither what is searched nor a bit of what comes
+// of it.
+func TestNoSpikes(t *testing.T) {
+	p := drifting(25, 4, 2, 700, 700, 16).truncate()
+	par := Params{Block: 128, Step: 2, Init: 8, Local: 8, Theta: 3, Tail: 20}
+	for _, set := range ends() {
+		for _, dtype := range inputs(set) {
+			par.Spikes = 0
+			met, o, lse, plain := follow(t, set, Options{Planner: AnchorAttention(par)}, p, p.as(dtype))
+			par.Spikes = 4
+			again, o4, lse4, res := follow(t, set, Options{Planner: AnchorAttention(par)}, p, p.as(dtype))
+			if !slices.EqualFunc(met, again, bytes.Equal) || !slices.Equal(bitsOf(o, lse), bitsOf(o4, lse4)) || res.SearchPairs != plain.SearchPairs {
+				t.Errorf("%s, %s: another result, %d pairs searched; %d without", set.Name(), dtype, res.SearchPairs, plain.SearchPairs)
+			}
+		}
+	}
+}
+
+// At equal density what Anchor adds to the method loses to it nowhere, by more than can be told from the rows that are
+// measured, and gains where the method is weak: Pool and Spikes where few rows of a block look elsewhere than the others, thetas of
+// their own where heads differ. Thetas are measured by other rows than they were found from.
+func TestNowhereWorse(t *testing.T) {
+	if raceEnabled || testing.Short() {
+		t.Skip("takes seconds")
+	}
+	for name, weak := range map[string][]string{
+		"mixed": {"pool", "spikes", "heads"}, "rotary": {"pool", "spikes", "heads"},
+		"spike": {"spikes"}, "burst": {"pool", "spikes"}, "slash": nil, "diffuse": nil,
+	} {
+		for seed := uint64(101); seed < 104; seed++ {
+			t.Run(fmt.Sprintf("%s/%d", name, seed), func(t *testing.T) {
+				t.Parallel()
+				size := workload.Size{Heads: 2, KVHeads: 1, Length: 8192, Dim: 64}
+				if slices.Contains(weak, "heads") {
+					size.Heads = 8
+				}
+				plain := workloadCurves(t, name, size, seed, Refinements{})
+				pool := workloadCurves(t, name, size, seed, Refinements{Pool: 32})
+				spikes := workloadCurves(t, name, size, seed, Refinements{Spikes: 4})
+				var found []headCurve // from rows 0, 2, 4, …; measured are the others
+				for _, c := range plain {
+					for i := 1; i < len(c.recall); i++ {
+						c.recall = slices.Delete(slices.Clone(c.recall), i, i+1)
+					}
+					found = append(found, c)
+				}
+				for _, density := range []float64{0.34, 0.4, 0.5, 0.7} {
+					compare := func(what string, heads []headCurve, at []float64) {
+						pairs := 0.0
+						for h := range heads {
+							pairs += between(heads[h].pairs, at[h])
+						}
+						common := atPairs(plain, pairs)
+						var n, sum, squares float64
+						for i := 1; i < len(plain[0].recall); i += 2 {
+							gain := 0.0
+							for h := range heads {
+								gain += between(heads[h].recall[i], at[h]) - between(plain[h].recall[i], common[h])
+							}
+							gain /= float64(len(heads))
+							n, sum, squares = n+1, sum+gain, squares+gain*gain
+						}
+						gain := sum / n
+						chance := 3 * math.Sqrt((squares-sum*sum/n)/(n-1)/n)
+						if !(gain >= -chance-1e-5) || density == 0.4 && slices.Contains(weak, what) && !(gain > 0) {
+							t.Errorf("density %g: recall differs by %+.5f with %s; by chance up to %.5f", density, gain, what, chance)
+						}
+					}
+					pairs := density * float64(size.Heads*size.Length*(size.Length+1)/2)
+					compare("pool", pool, atPairs(pool, pairs))
+					compare("spikes", spikes, atPairs(spikes, pairs))
+					recall, common := 0.0, atPairs(found, pairs)
+					for h := range found {
+						recall += between(found[h].mean(0, 1), common[h]) / float64(len(found))
+					}
+					compare("heads", plain, choose(found, recall))
+				}
+			})
+		}
+	}
+}
+
+// workloadCurves returns the curves of synthetic heads.
+func workloadCurves(t *testing.T, name string, size workload.Size, seed uint64, add Refinements) []headCurve {
+	t.Helper()
+	w, err := workload.Lookup(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := w.Generate(size, seed, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tensor := func(x []float32, heads int) Tensor { return FromFloat32(x, heads, size.Length, size.Dim) }
+	seq := Sequence{
+		Q: tensor(data.Q, size.Heads), K: tensor(data.K, size.KVHeads), V: tensor(data.V, size.KVHeads),
+		O: tensor(make([]float32, len(data.Q)), size.Heads),
+	}
+	p := DefaultParams()
+	p.Refinements = add
+	heads, err := headCurves(t.Context(), ends()[len(ends())-1], Options{AuditRows: 1024}, p, seq)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return heads
+}
+
+// atPairs returns for each head the position of the one Theta that keeps so many pairs of all.
+func atPairs(heads []headCurve, pairs float64) []float64 {
+	all := make([]float64, numThetas)
+	for _, c := range heads {
+		for k, n := range c.pairs {
+			all[k] += n
+		}
+	}
+	return slices.Repeat([]float64{crossing(all, pairs)}, len(heads))
+}
+
+// What calibration foresees of a Theta is what comes of it, to the pair and to every audited row.
+func TestHeadCurves(t *testing.T) {
+	p := drifting(26, 4, 2, 500, 900, 16).spiked().truncate()
+	base := Params{Block: 32, Step: 4, Init: 20, Local: 40, Tail: 70}
+	for _, set := range ends() {
+		for _, dtype := range inputs(set) {
+			for _, add := range []Refinements{{}, {Pool: 8, Spikes: 2}, {MaxDensity: 0.4}} {
+				par := base
+				par.Refinements = add
+				seq := p.as(dtype)
+				heads, err := headCurves(t.Context(), set, Options{AuditRows: 200}, par, seq)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, k := range []int{0, 3, 70, 85, 100, 117, 200, lastTheta - 1, lastTheta} {
+					par.Theta = thetaAt(float64(k))
+					_, _, res := mustAttend(t, set, Options{Planner: AnchorAttention(par), AuditRows: 200}, seq)
+					for h, c := range heads {
+						if got, want := c.pairs[k], float64(res.Heads[h].Pairs); got != want {
+							t.Errorf("%s, %s, %+v, theta %g: head %d has %g pairs; want %g", set.Name(), dtype, add, par.Theta, h, got, want)
+						}
+						var rows []float64
+						for _, a := range res.Audit {
+							if a.Head == h {
+								rows = append(rows, a.Recall)
+							}
+						}
+						for i, want := range rows {
+							if got := float64(c.recall[i][k]); math.Abs(got-want) > 1e-4 {
+								t.Fatalf("%s, %s, %+v, theta %g: row %d of head %d has recall %g; want %g", set.Name(), dtype, add, par.Theta, i, h, got, want)
+							}
+						}
+					}
+				}
+			}
+		}
+	}
+}
+
+// Calibrate reaches the target to an eighth of a nat, with no more pairs than one Theta for all heads takes where heads differ
+// and with one Theta where they do not.
+func TestCalibrate(t *testing.T) {
+	p := planted([4][2]float64{{-14, -14}, {3, 3}, {-6, -6}, {-3, -5.2}})
+	par := Params{Block: 16, Step: 4, Init: 4, Local: 16, Tail: 20}
+	alike := *p
+	alike.q = slices.Concat(p.q[3*600*16:], p.q[3*600*16:], p.q[3*600*16:], p.q[3*600*16:])
+	alike.k = slices.Concat(p.k[600*16:], p.k[600*16:])
+	for _, p := range []*problem{p, &alike, drifting(27, 4, 2, 700, 700, 16)} {
+		for _, target := range []float64{0.7, 0.9, 0.99, 1} {
+			opt := Options{Scale: p.scale, AuditRows: 600}
+			got, err := Calibrate(t.Context(), opt, par, target, p.sequence())
+			if err != nil {
+				t.Fatal(err)
+			}
+			set := ends()[len(ends())-1]
+			with := func(change float64) *Result {
+				par := got
+				par.HeadTheta = slices.Clone(got.HeadTheta)
+				for h := range par.HeadTheta {
+					par.HeadTheta[h] += change
+				}
+				opt.Planner = AnchorAttention(par)
+				_, _, res := mustAttend(t, set, opt, p.sequence())
+				return res
+			}
+			if over, under := with(0.125).Recall.Mean, with(-0.125).Recall.Mean; over < target-1e-5 || under > max(target, with(-20).Recall.Mean) {
+				t.Errorf("target %g: recall %g with an eighth more, %g with one less, %g", target, over, under, got.HeadTheta)
+			}
+			one := got.HeadTheta[0]
+			for _, theta := range got.HeadTheta {
+				if p == &alike && theta != one {
+					t.Errorf("target %g: heads that are alike have thetas %g", target, got.HeadTheta)
+				}
+			}
+			recall, pairs := with(0).Recall.Mean, with(0).Pairs
+			for theta := -10.0; theta < 30; theta++ {
+				opt.Planner = AnchorAttention(Params{Block: 16, Step: 4, Init: 4, Local: 16, Tail: 20, Theta: theta})
+				if _, _, common := mustAttend(t, set, opt, p.sequence()); common.Recall.Mean >= recall && common.Pairs < pairs {
+					t.Errorf("target %g: recall %g takes %d pairs with thetas %g, %d with one of %g", target, recall, pairs, got.HeadTheta, common.Pairs, theta)
+				}
+			}
+		}
+	}
+	nan := drifting(28, 4, 2, 700, 700, 16)
+	nan.k[50*16] = float32(math.NaN())
+	for _, c := range []struct {
+		problem *problem
+		target  float64
+		rows    int
+		want    string
+	}{{p, 0, 9, "target of recall is 0"}, {p, 1.1, 9, "target of recall is 1.1"}, {p, math.NaN(), 9, "target of recall is NaN"}, {p, 0.9, 0, "AuditRows is 0"}, {nan, 0.9, 9, "not finite"}} {
+		if _, err := Calibrate(t.Context(), Options{AuditRows: c.rows}, par, c.target, c.problem.sequence()); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("target %v, %d rows: error %v; want %s", c.target, c.rows, err, c.want)
+		}
+	}
+	if _, err := Calibrate(t.Context(), Options{AuditRows: 9}, par, 0.9); err == nil || !strings.Contains(err.Error(), "no sequences") {
+		t.Errorf("no sequences: error %v", err)
 	}
 }
 

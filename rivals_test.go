@@ -474,6 +474,16 @@ func drifting(seed uint64, heads, kvHeads, nq, nk, dim int) *problem {
 	return p
 }
 
+// spiked makes every 13th query three times as long.
+func (p *problem) spiked() *problem {
+	for row := 5; row < p.heads*p.nq; row += 13 {
+		for d := range p.dim {
+			p.q[row*p.dim+d] *= 3
+		}
+	}
+	return p
+}
+
 // truncate makes every number of the problem a bfloat16.
 func (p *problem) truncate() *problem {
 	for _, x := range [][]float32{p.q, p.k, p.v} {
@@ -589,11 +599,11 @@ func ends() []*kernel.Set {
 func TestMethods(t *testing.T) {
 	t.Parallel()
 	scale := float32(-0.2)
-	whole := drifting(1, 4, 2, 400, 400, 16)
-	chunk := drifting(2, 4, 2, 150, 1333, 16).truncate() // from position 1183 on, inside every block
-	middle := drifting(3, 4, 2, 180, 801, 16).truncate() // the tail begins inside the call, and inside blocks
+	whole := drifting(1, 4, 2, 400, 400, 16).spiked()
+	chunk := drifting(2, 4, 2, 150, 1333, 16).spiked().truncate() // from position 1183 on, inside every block
+	middle := drifting(3, 4, 2, 180, 801, 16).spiked().truncate() // the tail begins inside the call, and inside blocks
 	middle.prompt, middle.scale = 810, &scale
-	early := drifting(6, 4, 2, 60, 400, 16).truncate() // none of the rows is of the tail
+	early := drifting(6, 4, 2, 60, 400, 16).spiked().truncate() // none of the rows is of the tail
 	early.prompt = 900
 	slowest, fastest := ends()[0], ends()[len(ends())-1]
 	type run struct {

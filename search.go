@@ -17,16 +17,22 @@ func (g *Group) Search(candidates Span, blocks []Span, theta float64) [][]int32 
 // A probe is some vectors of each head of a group, means of queries, ready to be multiplied with keys.
 type probe struct {
 	*Group
-	used    int       // vectors of a head
+	used    int       // vectors of the head that has most
 	columns int       // of a head in the products; those without a vector repeat the first
 	width   int       // of all heads, in whole vectors of the processor
 	vectors []float32 // [dim][width], scaled so that products are logits in powers of two
 	spans   [][]Span  // by head, the positions whose mean each vector is
 	anchors []float32 // [width], the means of the rows' largest logits so far, likewise, if the probe is anchored
+
+	// Where vectors are parts of a block, by head the index after each block's last one, and of each vector its rows as a share of
+	// the block's. Otherwise each is a block.
+	ends   [][]int
+	shares [][]float64
+	most   float32 // the logarithm of the largest sum of a block's shares, in powers of two
 }
 
-// probe makes one vector of each span of positions that blocks returns for a head, as many for each. A probe that is to
-// be anchored has whole vectors of the processor for each head.
+// probe makes one vector of each span of positions that blocks returns for a head, one at least. A probe that is to be
+// anchored has whole vectors of the processor for each head.
 func (g *Group) probe(blocks func(head int) []Span, anchored bool) *probe {
 	w := g.worker
 	w.enter(StageSearch)
@@ -35,7 +41,9 @@ func (g *Group) probe(blocks func(head int) []Span, anchored bool) *probe {
 	for h := range heads {
 		s.spans[h] = blocks(h)
 	}
-	s.used = len(s.spans[0])
+	for _, spans := range s.spans {
+		s.used = max(s.used, len(spans))
+	}
 	s.columns = s.used
 	if anchored {
 		s.columns = padded(s.used, lanes)
@@ -55,7 +63,7 @@ func (g *Group) probe(blocks func(head int) []Span, anchored bool) *probe {
 		}
 		// Repeating the first changes nothing.
 		for d := range dim {
-			pad(s.vectors[d*s.width+first:][:s.columns], s.used)
+			pad(s.vectors[d*s.width+first:][:s.columns], len(s.spans[h]))
 		}
 	}
 	if w.inPairs {
@@ -79,7 +87,7 @@ func (s *probe) anchor() {
 			}
 			anchors[c] = float32(sum / float64(b.To-b.From))
 		}
-		pad(anchors, s.used)
+		pad(anchors, len(spans))
 	}
 }
 
@@ -142,10 +150,83 @@ func (s *probe) scan(kept [][]int32, candidates Span, theta func(head int) float
 	}
 	s.each(candidates, func(first, n int, scores []float32) {
 		for h := range kept {
-			c := h * s.columns
-			kept[h] = s.worker.kernels.Select(kept[h], int32(first), n, s.columns, scores[c:], s.width, s.anchors[c:], limits[h])
+			c, had := h*s.columns, len(kept[h])
+			if s.ends == nil {
+				kept[h] = s.worker.kernels.Select(kept[h], int32(first), n, s.columns, scores[c:], s.width, s.anchors[c:], limits[h])
+				continue
+			}
+			// No block is nearer than its nearest part by more.
+			const rounding = 1e-3
+			kept[h] = s.worker.kernels.Select(kept[h], int32(first), n, s.columns, scores[c:], s.width, s.anchors[c:], limits[h]+s.most+rounding)
+			near := kept[h][had:]
+			kept[h] = kept[h][:had]
+			for _, j := range near {
+				if !(-s.above(h, scores[(int(j)-first)*s.width+c:]) > limits[h]) {
+					kept[h] = append(kept[h], j)
+				}
+			}
 		}
 	})
+}
+
+// parts makes the vectors parts of blocks of so many positions.
+func (s *probe) parts(block int) {
+	s.ends, s.shares = make([][]int, s.NumHeads), make([][]float64, s.NumHeads)
+	for h, spans := range s.spans {
+		for c := 0; c < len(spans); {
+			start := spans[c].From / block * block
+			rows := float64(min(start+block, s.To) - max(start, s.From))
+			sum := 0.0
+			for ; c < len(spans) && spans[c].From < start+block; c++ {
+				share := float64(spans[c].To-spans[c].From) / rows
+				s.shares[h] = append(s.shares[h], share)
+				sum += share
+			}
+			s.ends[h] = append(s.ends[h], c)
+			s.most = max(s.most, float32(math.Log2(sum)))
+		}
+	}
+}
+
+// above returns how far a key is above the anchors of the nearest of a head's blocks, in powers of two, from its scores with the
+// head's vectors: +Inf where one is NaN, so that what cannot be ranked is kept.
+func (s *probe) above(h int, scores []float32) float32 {
+	spans := s.spans[h]
+	scores, anchors := scores[:len(spans)], s.anchors[h*s.columns:][:len(spans)]
+	best := -inf
+	if s.ends == nil {
+		for c, x := range scores {
+			if d := x - anchors[c]; d > best {
+				best = d
+			} else if d != d {
+				best = inf
+			}
+		}
+		return best
+	}
+	c := 0
+	for _, end := range s.ends[h] {
+		top := -inf // of the block's parts
+		for i := c; i < end; i++ {
+			if d := scores[i] - anchors[i]; d > top {
+				top = d
+			} else if d != d {
+				top = inf
+			}
+		}
+		switch {
+		case top == inf:
+			return inf
+		case top+s.most > best:
+			sum := 0.0
+			for i := c; i < end; i++ {
+				sum += s.shares[h][i] * math.Exp2(float64(scores[i]-anchors[i]-top))
+			}
+			best = max(best, top+float32(math.Log2(sum)))
+		}
+		c = end
+	}
+	return best
 }
 
 // sample scores the first sampleKeys of every sampleEvery candidates and returns what each head keeps of how many.
@@ -189,27 +270,18 @@ func (s *probe) each(keys Span, f func(first, n int, scores []float32)) {
 		}
 		j += b.n
 	}
-	s.searched += int64(s.NumHeads) * int64(s.used) * int64(max(keys.To-keys.From, 0))
+	for _, spans := range s.spans {
+		s.searched += int64(len(spans)) * int64(max(keys.To-keys.From, 0))
+	}
 }
 
-// nearest returns for each head, for every key, the largest of logit − anchor over the head's vectors, in powers of two:
-// +Inf where one is NaN, so that what cannot be ranked is kept. Valid until the next call.
+// nearest returns for each head, for every key, how far it is above: see there. Valid until the next call.
 func (s *probe) nearest(keys Span) [][]float32 {
 	all := s.worker.perKey(s.NumHeads, keys.To-keys.From)
 	s.each(keys, func(first, n int, scores []float32) {
 		for h, out := range all {
-			anchors := s.anchors[h*s.columns:][:s.used]
 			for i := range n {
-				best := -inf
-				row := scores[i*s.width+h*s.columns:][:s.used]
-				for c, x := range row {
-					if d := x - anchors[c]; d > best {
-						best = d
-					} else if d != d {
-						best = inf
-					}
-				}
-				out[first-keys.From+i] = best
+				out[first-keys.From+i] = s.above(h, scores[i*s.width+h*s.columns:])
 			}
 		}
 	})

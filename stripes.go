@@ -78,32 +78,40 @@ func (p *Params) attendWindow(g *Group) (candidates Span, any bool) {
 	return Span{init, local}, init < local
 }
 
-// pools returns the spans of rows that each stand for themselves by their means: those of Pool or Block rows, and the
-// single rows furthest from these means.
-func (p *Params) pools(g *Group) func(head int) []Span {
-	size := cmp.Or(p.Pool, p.Block)
-	var means []Span
-	for from := g.From; from < g.To; {
-		to := min(from-from%size+size, g.To)
-		means = append(means, Span{from, to})
-		from = to
-	}
-	if p.Spikes == 0 {
-		return func(int) []Span { return means }
-	}
-	return func(head int) []Span {
-		all := slices.Clone(means)
-		for _, rows := range means {
-			for _, at := range g.spikes(head, rows, p.Spikes) {
-				all = append(all, Span{at, at + 1})
+// probe returns the probe of the group's blocks, which are made of the parts that Pool and Spikes say.
+func (p *Params) probe(g *Group) *probe {
+	s := g.probe(func(head int) []Span {
+		var parts []Span
+		for from := g.From; from < g.To; {
+			block := Span{from, min(from-from%p.Block+p.Block, g.To)}
+			var spikes []int
+			size := p.Block
+			if p.Pool > 0 || p.Spikes > 0 {
+				if spikes = g.spikes(head, block, max(p.Spikes, 1)); p.Pool > 0 && len(spikes) > 0 {
+					size = p.Pool
+				}
+			}
+			for from < block.To {
+				to := min(from-from%size+size, block.To)
+				parts = append(parts, Span{from, to})
+				from = to
+			}
+			if p.Spikes > 0 {
+				for _, at := range spikes {
+					parts = append(parts, Span{at, at + 1})
+				}
 			}
 		}
-		return all
+		return parts
+	}, true)
+	if p.Pool > 0 || p.Spikes > 0 {
+		s.parts(p.Block)
 	}
+	return s
 }
 
-// spikes returns the positions of the n rows of a head whose queries lie furthest from the mean of rows, or as many as there
-// are beside one.
+// spikes returns the positions of the n rows of a head whose queries lie furthest from the mean of rows, as far as they are
+// outliers: see [Refinements].
 func (g *Group) spikes(head int, rows Span, n int) []int {
 	w := g.worker
 	mean := grow(&w.mean, g.Dim)
@@ -114,13 +122,27 @@ func (g *Group) spikes(head int, rows Span, n int) []int {
 	q, far := grow(&w.row, g.Dim), make([]float32, rows.To-rows.From)
 	for i := range far {
 		g.seq.Q.read(w.kernels, q, g.FirstHead+head, rows.From+i-g.First())
+		var squares float32
 		for d, x := range q {
-			far[i] += (x - mean[d]) * (x - mean[d])
+			squares += (x - mean[d]) * (x - mean[d])
 		}
+		far[i] = float32(math.Sqrt(float64(squares)))
 	}
+	// Medians do not heed the outliers themselves. Ten median deviations are more than six standard ones of a normal distribution.
+	const outlying = 10
+	sorted := slices.Sorted(slices.Values(far))
+	middle := (len(sorted) - 1) / 2
+	median := sorted[middle]
+	for i, x := range sorted {
+		sorted[i] = float32(math.Abs(float64(x - median)))
+	}
+	slices.Sort(sorted)
+	bound := median + outlying*sorted[middle]
 	var at []int
 	for _, i := range heaviest(far, min(n, len(far)-1), math.Inf(1), &w.ranked) {
-		at = append(at, rows.From+int(i))
+		if far[i] > bound {
+			at = append(at, rows.From+int(i))
+		}
 	}
 	return at
 }
@@ -145,7 +167,7 @@ func (a anchorAttention) Plan(g *Group) {
 	dense := func(kept, of int) bool {
 		return a.auto && limit >= of && g.worker.costs.contiguous(g.worker.inPairs, g.rows, kept, of)
 	}
-	s := g.probe(a.pools(g), true)
+	s := a.probe(g)
 	if a.auto {
 		flat := true
 		kept, sampled := s.sample(candidates, theta)

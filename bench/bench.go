@@ -33,6 +33,10 @@ type Config struct {
 	Threads             []int         // numbers of threads to measure with; 0 means GOMAXPROCS
 	AuditRows           int           // rows of each head whose exact recall is measured, outside the timed runs, ≥ 1
 
+	// Engine is what computes; nil means this processor. Times are then by the engine's own clock, without what copying
+	// takes, and there are no peaks.
+	Engine anchor.Engine
+
 	// Result, when set, is called with each result as soon as all of its length are there. Its error ends Run.
 	Result func(Result) error
 	// Progress, when set, is called now and then with the share of the work that is done, ascending in [0, 1], by
@@ -179,9 +183,11 @@ func Run(ctx context.Context, c Config) (*Report, error) {
 	for i, n := range c.Threads {
 		c.Threads[i] = parallel.Threads(n)
 	}
-	m, err := newMeter(c.Threads)
-	if err != nil {
-		return nil, err
+	var m *meter
+	if c.Engine == nil {
+		if m, err = newMeter(c.Threads); err != nil {
+			return nil, err
+		}
 	}
 	report := &Report{}
 	if err := m.best(ctx); err != nil {
@@ -212,7 +218,9 @@ func Run(ctx context.Context, c Config) (*Report, error) {
 	if err := m.best(ctx); err != nil {
 		return nil, err
 	}
-	report.Peaks = m.peaks
+	if m != nil {
+		report.Peaks = m.peaks
+	}
 	report.Growth = growth(report.Results)
 	return report, nil
 }
@@ -276,16 +284,20 @@ func (c *Config) measure(ctx context.Context, m *meter, n int, data *workload.Da
 		for _, i := range order.Perm(len(all)) {
 			x := all[i]
 			run := timed{before: m.last()}
-			opt := anchor.Options{Planner: x.method, Threads: x.threads, Costs: c.Costs, Progress: p.part(float64(n) * float64(n))}
+			opt := anchor.Options{Planner: x.method, Threads: x.threads, Costs: c.Costs, Engine: c.Engine, Progress: p.part(float64(n) * float64(n))}
 			start := time.Now()
+			var res *anchor.Result
 			for range calls {
-				res, err := anchor.Attend(ctx, opt, x.seq)
-				if err != nil {
+				var err error
+				if res, err = anchor.Attend(ctx, opt, x.seq); err != nil {
 					return nil, err
 				}
-				run.stages = res.StageSeconds()
 			}
+			run.stages = res.StageSeconds()
 			run.seconds = time.Since(start).Seconds() / float64(calls)
+			if c.Engine != nil {
+				run.seconds = stageSum(res)
+			}
 			x.runs = append(x.runs, run)
 			if m.old() {
 				if err := m.read(ctx); err != nil {
@@ -318,16 +330,30 @@ func (c *Config) measure(ctx context.Context, m *meter, n int, data *workload.Da
 	return results, nil
 }
 
+// stageSum returns the time of all stages: that of a call by an engine's own clock.
+func stageSum(res *anchor.Result) float64 {
+	sum := 0.0
+	for stage, t := range res.Stages {
+		if anchor.Stage(stage) != anchor.StageAudit {
+			sum += t
+		}
+	}
+	return sum
+}
+
 // warmUp runs a contestant with an audit, measures the memory it takes and finds out how many calls a run should be.
 func (c *Config) warmUp(ctx context.Context, x *contestant, progress func(float64)) error {
 	runtime.GC() // twice: what an earlier call kept for the next goes too
 	runtime.GC()
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	opt := anchor.Options{Planner: x.method, Threads: x.threads, Costs: c.Costs, AuditRows: c.AuditRows, Progress: progress}
+	opt := anchor.Options{Planner: x.method, Threads: x.threads, Costs: c.Costs, Engine: c.Engine, AuditRows: c.AuditRows, Progress: progress}
 	var err error
 	if x.audit, err = anchor.Attend(ctx, opt, x.seq); err != nil {
 		return err
+	}
+	if c.Engine != nil {
+		return nil // its memory is not the program's, and its clock is fine enough
 	}
 	runtime.ReadMemStats(&after)
 	lse := uint64(4 * c.Heads * x.seq.Q.Rows()) // made for the audit
@@ -391,9 +417,14 @@ func (c *Config) result(m *meter, n, queries int, x *contestant, kept []int) Res
 	for _, i := range kept {
 		run := x.runs[i]
 		seconds = append(seconds, run.seconds)
-		ofPeak = append(ofPeak, x.audit.FLOPs/run.seconds/1e9/m.beside(run, x))
+		if m != nil {
+			ofPeak = append(ofPeak, x.audit.FLOPs/run.seconds/1e9/m.beside(run, x))
+		}
 	}
-	r.SecondsMin, r.SecondsMax, r.OfPeak = slices.Min(seconds), slices.Max(seconds), middle(ofPeak)
+	r.SecondsMin, r.SecondsMax = slices.Min(seconds), slices.Max(seconds)
+	if m != nil {
+		r.OfPeak = middle(ofPeak)
+	}
 	nearest := slices.MinFunc(kept, func(i, j int) int {
 		return cmp.Compare(math.Abs(x.runs[i].seconds-median), math.Abs(x.runs[j].seconds-median))
 	})
@@ -404,7 +435,9 @@ func (c *Config) result(m *meter, n, queries int, x *contestant, kept []int) Res
 			bytes /= 2
 		}
 		r.ReadGBs = bytes / median / 1e9
-		r.OfRead = r.ReadGBs / m.peaks.Read[x.threads]
+		if m != nil {
+			r.OfRead = r.ReadGBs / m.peaks.Read[x.threads]
+		}
 	}
 	return r
 }

@@ -279,3 +279,51 @@ func TestStop(t *testing.T) {
 		t.Errorf("%v; want %v", err, full)
 	}
 }
+
+// A clocked engine is this processor, by another clock: of every call it says that it took 42 seconds.
+type clocked struct{}
+
+func (clocked) Attend(ctx context.Context, call anchor.Call) (*anchor.Result, error) {
+	opt := call.Options
+	opt.Engine = nil
+	res, err := anchor.Attend(ctx, opt, call.Sequences...)
+	if err == nil {
+		res.Stages = [anchor.NumStages]float64{anchor.StageWindow: 40, anchor.StageSparse: 2, anchor.StageAudit: 7}
+	}
+	return res, err
+}
+
+// What an engine computes is timed by the engine, and not compared with what this processor could do.
+func TestEngine(t *testing.T) {
+	cfg := Config{
+		Workload: Workloads()[0], Lengths: []int{256}, Heads: 2, KVHeads: 1, Dim: 32, DTypes: []anchor.DType{anchor.BFloat16},
+		Methods: []anchor.Planner{anchor.Dense(), anchor.AnchorAttention(anchor.DefaultParams())}, Runs: 2, Threads: []int{1}, AuditRows: 4, Engine: clocked{},
+	}
+	r, err := Run(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, x := range r.Results {
+		if x.Seconds != 42 || x.SecondsMax != 42 || x.OfPeak != 0 || x.RunsKept != 2 || x.Noisy || x.RecallMean < 0.9 || x.SpeedupVsDense != 1 {
+			t.Errorf("%s: %+v", x.Method, x)
+		}
+	}
+	var out strings.Builder
+	if err := r.Write(&out); err != nil || len(r.FMA) > 0 || strings.Contains(out.String(), "Most seen") {
+		t.Errorf("peaks %v, error %v, in %q", r.FMA, err, out.String())
+	}
+	in, err := WorkloadInput(Workloads()[0], 1, 2, 1, 256, 32, anchor.BFloat16, 0.5)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, _ := anchor.LookupMethod("anchor")
+	c, err := Compare(t.Context(), CompareConfig{
+		Inputs: []CompareInput{in}, Methods: []anchor.Method{m}, Params: anchor.DefaultParams(), Points: 1, Runs: 1, Rows: 4, Maps: 1, Engine: clocked{},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if x := c.Inputs[0]; x.DenseSeconds != 42 || x.Points[0].Seconds != 42 || len(x.Maps) != 1 {
+		t.Errorf("dense takes %v, the first point %v, maps: %d", x.DenseSeconds, x.Points[0].Seconds, len(x.Maps))
+	}
+}

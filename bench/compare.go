@@ -22,6 +22,7 @@ type CompareConfig struct {
 	Params  anchor.Params // what the methods have in common: see anchor.Method
 	Threads int           // goroutines to compute on; 0 means GOMAXPROCS
 	Costs   *anchor.Costs // see anchor.Options
+	Engine  anchor.Engine // what computes; nil means this processor. Times are then by the engine's own clock
 
 	Points int     // settings of each method's knob, ≥ 1, beside its default
 	Recall float64 // mean recall that each method is turned to reach; 0 means none
@@ -164,15 +165,15 @@ type setting struct {
 
 func (x *comparer) compare(ctx context.Context) (isa string, err error) {
 	x.dense, x.out = x.outputs(), x.outputs()
-	opt := anchor.Options{Planner: anchor.Dense(), Threads: x.Threads, Costs: x.Costs}
+	opt := anchor.Options{Planner: anchor.Dense(), Threads: x.Threads, Costs: x.Costs, Engine: x.Engine}
 	opt.Progress = x.progress.part(x.step)
 	res, err := anchor.Attend(ctx, opt, x.dense.seq)
 	if err != nil {
 		return "", err
 	}
-	isa, x.input.DenseSeconds = res.ISA, res.Seconds
+	isa, x.input.DenseSeconds = res.ISA, x.seconds(res)
 	masses := []float64{0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999}
-	opt.AuditRows, opt.Progress = x.Rows, nil
+	opt.AuditRows, opt.Progress, opt.Engine = x.Rows, nil, nil
 	bounds, err := anchor.RowOracle(ctx, opt, masses, x.out.seq)
 	if err != nil {
 		return isa, err
@@ -194,9 +195,17 @@ func (x *comparer) compare(ctx context.Context) (isa string, err error) {
 	return isa, nil
 }
 
+// seconds returns the time of a call.
+func (x *comparer) seconds(res *anchor.Result) float64 {
+	if x.Engine != nil {
+		return stageSum(res)
+	}
+	return res.Seconds
+}
+
 // rounds times the settings that reach a goal, and dense attention, in turns.
 func (x *comparer) rounds(ctx context.Context) error {
-	dense := setting{opt: anchor.Options{Planner: anchor.Dense(), Threads: x.Threads, Costs: x.Costs}, index: -1}
+	dense := setting{opt: anchor.Options{Planner: anchor.Dense(), Threads: x.Threads, Costs: x.Costs, Engine: x.Engine}, index: -1}
 	all := append([]setting{dense}, x.goals...)
 	times := make([][]float64, len(all)) // by round
 	order := rand.New(rand.NewPCG(x.input.Seed, uint64(x.input.Tokens)))
@@ -212,7 +221,7 @@ func (x *comparer) rounds(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			times[i] = append(times[i], res.Seconds)
+			times[i] = append(times[i], x.seconds(res))
 		}
 	}
 	x.input.DenseSeconds = middle(slices.Clone(times[0]))
@@ -362,7 +371,7 @@ func (x *comparer) next(m anchor.Method, g report.Goal, enough func(setting) boo
 		return 1, x.done[len(x.done)-1].position < 1
 	}
 	low, high := x.done[above-1], x.done[above]
-	const nearRecall, nearDensity = 0.002, 0.02
+	const nearRecall, nearDensity = 0.002, 0.0002
 	if g.Kind == "recall" && high.point.Recall.Mean-g.Target < nearRecall || g.Kind == "density" && low.point.Density > (1-nearDensity)*g.Target {
 		return 0, false
 	}
@@ -378,7 +387,7 @@ func (x *comparer) next(m anchor.Method, g report.Goal, enough func(setting) boo
 
 // run runs the method once.
 func (x *comparer) run(ctx context.Context, m anchor.Method, value float64) (*report.Point, anchor.Options, error) {
-	opt := anchor.Options{Threads: x.Threads, Costs: x.Costs, Progress: x.progress.part(x.step / 3)}
+	opt := anchor.Options{Threads: x.Threads, Costs: x.Costs, Engine: x.Engine, Progress: x.progress.part(x.step / 3)}
 	if err := m.Set(ctx, &opt, x.Params, value, x.out.seq); err != nil {
 		return nil, opt, err
 	}
@@ -389,7 +398,7 @@ func (x *comparer) run(ctx context.Context, m anchor.Method, value float64) (*re
 	}
 	p := &report.Point{
 		Method: m.Name, Knob: m.Knob, Value: report.Number(value), Always: m.Always(x.Params),
-		Density: res.Density(), Stripes: res.Stripes, Seconds: res.Seconds, Stages: res.StageSeconds(), FLOPs: res.FLOPs,
+		Density: res.Density(), Stripes: res.Stripes, Seconds: x.seconds(res), Stages: res.StageSeconds(), FLOPs: res.FLOPs,
 		NonFiniteRows: res.NonFiniteRows,
 	}
 	x.measure(p, res)

@@ -66,6 +66,7 @@ func (x *comparer) kept(ctx context.Context, opt anchor.Options, cell, size int)
 			countPairs(pairs, t, cell, size)
 		}
 	}
+	opt.Engine = nil // engines have no traces
 	if _, err := anchor.Attend(ctx, opt, x.out.seq); err != nil {
 		return nil, err
 	}

@@ -19,7 +19,7 @@ type Peaks struct {
 // A Peak is a rate by number of threads.
 type Peak map[int]float64
 
-// A meter reads what the machine can do.
+// A meter reads what the machine can do. A nil one reads nothing: it is for what another device does.
 type meter struct {
 	kernels  *kernel.Set
 	threads  []int
@@ -68,6 +68,9 @@ func roundsFor(f func(rounds int) float64) int {
 // best raises the peaks on 1, 2, 4, … threads and all numbers of threads that are measured with: the best of several
 // readings, because whatever else runs can only slow one down.
 func (m *meter) best(ctx context.Context) error {
+	if m == nil {
+		return ctx.Err()
+	}
 	most := 1
 	for _, n := range m.threads {
 		most = max(most, n)
@@ -146,7 +149,7 @@ func readRate(kernels *kernel.Set, memory []float32, n int) float64 {
 
 // read takes a reading on the numbers of threads that are measured with.
 func (m *meter) read(ctx context.Context) error {
-	if err := ctx.Err(); err != nil {
+	if err := ctx.Err(); err != nil || m == nil {
 		return err
 	}
 	r := reading{fma: Peak{}, dot: Peak{}}
@@ -159,14 +162,19 @@ func (m *meter) read(ctx context.Context) error {
 }
 
 // last returns the number of the last reading.
-func (m *meter) last() int { return len(m.readings) - 1 }
+func (m *meter) last() int {
+	if m == nil {
+		return 0
+	}
+	return len(m.readings) - 1
+}
 
 // old reports whether it is time for another reading.
-func (m *meter) old() bool { return time.Since(m.at) > fresh }
+func (m *meter) old() bool { return m != nil && time.Since(m.at) > fresh }
 
 // inPairs reports whether inputs of a type are multiplied in pairs.
 func (m *meter) inPairs(dtype anchor.DType) bool {
-	return dtype == anchor.BFloat16 && m.kernels.Pairs()
+	return m != nil && dtype == anchor.BFloat16 && m.kernels.Pairs()
 }
 
 // around returns the readings before and after a run, of the units that it used and on as many threads.
@@ -186,6 +194,9 @@ func (m *meter) beside(run timed, x *contestant) float64 {
 
 // disturbed reports whether the machine did other things around a run.
 func (m *meter) disturbed(run timed, x *contestant) bool {
+	if m == nil {
+		return false
+	}
 	before, after, best := m.around(run, x)
 	return min(before, after) < 0.9*best
 }

@@ -26,9 +26,13 @@ func (r *Report) Write(w io.Writer) error {
 		if c.Noisy {
 			mark = " !"
 		}
-		fmt.Fprintf(t, "%d\t%s\t%s\t%d\t%.4g\t%.4g\t%.4g\t%.1f\t%.1f\t%.1f %%\t%.1f %%\t%.1f %%\t%.4f\t%.4f\t%.1f\t%s%s\t\n",
+		peak, scratch := "–", "–" // of an engine
+		if c.OfPeak > 0 {
+			peak, scratch = fmt.Sprintf("%.1f %%", 100*c.OfPeak), fmt.Sprintf("%.1f", c.ScratchMiB)
+		}
+		fmt.Fprintf(t, "%d\t%s\t%s\t%d\t%.4g\t%.4g\t%.4g\t%.1f\t%.1f\t%s\t%.1f %%\t%.1f %%\t%.4f\t%.4f\t%s\t%s%s\t\n",
 			c.N, c.Method, c.DType, c.Threads, c.Seconds, c.SecondsMin, c.SecondsMax, c.GFLOPS, c.ExecutedGFLOPS,
-			100*c.OfPeak, 100*c.overhead(), 100*c.Density, c.RecallMean, c.RecallMin, c.ScratchMiB, speedup, mark)
+			peak, 100*c.overhead(), 100*c.Density, c.RecallMean, c.RecallMin, scratch, speedup, mark)
 	}
 	t.Flush()
 	r.writeRatios(&out)

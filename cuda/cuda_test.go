@@ -420,18 +420,21 @@ func TestViews(t *testing.T) {
 	}
 }
 
-// The layout that the kernels expect, which the compiler's offsets in the PTX tell.
+// The layout that the kernels expect, as they assert it.
 func TestArgsLayout(t *testing.T) {
+	if a, b, c := unsafe.Sizeof(place{}), unsafe.Sizeof(tile{}), unsafe.Sizeof(group{}); a != 104 || b != 20 || c != 40 {
+		t.Errorf("places, tiles and groups are %d, %d and %d bytes; want 104, 20 and 40", a, b, c)
+	}
 	var a args
-	if size := unsafe.Sizeof(a); size != 248 {
-		t.Errorf("args are %d bytes; want 248", size)
+	if size := unsafe.Sizeof(a); size != 152 {
+		t.Errorf("args are %d bytes; want 152", size)
 	}
 	text, err := ptx.ReadFile("ptx/bf16_128.sm_90a.ptx")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(string(text), "_param_0[248]") {
-		t.Error("the kernels' arguments are not 248 bytes")
+	if !strings.Contains(string(text), "_param_0[152]") {
+		t.Error("the kernels' arguments are not 152 bytes")
 	}
 }
 
@@ -441,7 +444,7 @@ func TestPlan(t *testing.T) {
 		{Heads: 1, KVHeads: 1, Dim: 64, Queries: 333, Keys: 1000, Prompt: 1000}, {Heads: 1, KVHeads: 1, Dim: 64, Queries: 10, Keys: 1000, Prompt: 5000},
 		{Heads: 1, KVHeads: 1, Dim: 64, Queries: 10, Keys: 1000, Prompt: 1000}, {Heads: 1, KVHeads: 1, Dim: 64, Queries: 1000, Keys: 1000, Prompt: 20}} {
 		for _, params := range []*anchor.Params{nil, &params} {
-			p := newPlan(s, params)
+			p := newPlan(params, s)
 			seen := make([]int, s.Keys)
 			for _, t := range p.tiles {
 				for i := t.from; i < t.to; i++ {

@@ -45,39 +45,24 @@ var dims = []int{64, 96, 128, 256}
 type module struct {
 	kind
 	handle uintptr
-	kernel [numKernels]uintptr
+	kernel [len(kernels)]uintptr
 }
-
-// The kernels, each a function of kernels/anchor.cu that takes Args.
-const (
-	attend = iota
-	anchors
-	pool
-	search
-	count
-	numKernels
-)
-
-var kernelNames = [numKernels]string{"attend", "anchors", "pool", "search", "count"}
-
-// threads is how many a block of each kernel has.
-var threads = [numKernels]int{384, 384, 256, 128, 128}
 
 // shared returns the bytes of shared memory that a block needs, as kernels/anchor.cu lays them out.
 func (k kind) shared(kernel int) int {
 	pieces := (k.dim + 63) / 64
 	const row = 128 // bytes in a piece of 64 columns
-	keys, keyStages := 128, 3
+	keys, stages := 128, 5
 	if k.dim > 128 {
-		keys, keyStages = 64, 2
+		keys, stages = 64, 4
 	}
 	queries, block := pieces*128*row, pieces*keys*row
 	switch kernel {
 	case attend:
-		const valueStages, ring = 2, 8192
-		return queries + (keyStages+valueStages)*block + 4*ring + 8*(2+2*keyStages+2*valueStages+4) + 2*32
+		const ring = 8192
+		return queries + stages*block + 4*ring + 8*(2+2*stages) + 3*(16+80)
 	case anchors:
-		return queries + 3*block + 8*(2+2*3)
+		return 2*queries + 3*block + 8*(2+2*3) + 3*(16+56)
 	case pool:
 		return 256 / (k.dim / 8) * (k.dim + 1) * 4
 	case search:
@@ -170,6 +155,22 @@ func (d *Device) prepare(ordinal int) error {
 
 func (d *Device) inContext(f func() error) error { return d.driver.inContext(d.context, f) }
 
+var errClosed = errors.New("the device is closed")
+
+// do calls f in its turn, with the device's context current. Errors get the package's name.
+func (d *Device) do(f func() error) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	err := errClosed
+	if d.driver != nil {
+		err = d.inContext(f)
+	}
+	if err != nil {
+		return fmt.Errorf("cuda: %w", err)
+	}
+	return nil
+}
+
 // String returns the device's name, compute capability, multiprocessors and memory.
 func (d *Device) String() string {
 	return fmt.Sprintf("%s (compute capability %d.%d, multiprocessors: %d, %.0f GiB)", d.name, d.major, d.minor, d.processors, float64(d.memory)/(1<<30))
@@ -222,12 +223,13 @@ func (d *Device) load(k kind) (*module, error) {
 	if m.handle, err = c.module(text); err != nil {
 		return nil, err
 	}
-	for i, name := range kernelNames {
+	for i, k := range kernels {
+		name := k.name
 		const maxDynamicShared = 8 // CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 		address, text := new(uintptr), append([]byte(name), 0)
 		err := c.call("ModuleGetFunction", f.ModuleGetFunction, uintptr(unsafe.Pointer(address)), m.handle, uintptr(unsafe.Pointer(&text[0])))
 		if err == nil {
-			err = c.call("FuncSetAttribute", f.FuncSetAttribute, *address, maxDynamicShared, uintptr(k.shared(i)))
+			err = c.call("FuncSetAttribute", f.FuncSetAttribute, *address, maxDynamicShared, uintptr(m.shared(i)))
 		}
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("kernel %s: %w", name, err), c.call("ModuleUnload", f.ModuleUnload, m.handle))

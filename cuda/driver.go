@@ -34,6 +34,11 @@ type functions struct {
 	EventCreate, EventRecord        uintptr
 	EventElapsedTime                uintptr
 	EventDestroy                    uintptr `version:"_v2"`
+
+	StreamBeginCapture                     uintptr `version:"_v2"`
+	StreamEndCapture                       uintptr
+	GraphInstantiateWithFlags, GraphLaunch uintptr
+	GraphDestroy, GraphExecDestroy         uintptr
 }
 
 // openDriver loads the library of the given name and finds its functions.

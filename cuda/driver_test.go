@@ -4,6 +4,7 @@ package cuda
 
 import (
 	"errors"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -70,7 +71,7 @@ func (f *fake) call(name string, args ...uintptr) int {
 // leaks reports what was not given back.
 func (f *fake) leaks(t *testing.T) {
 	t.Helper()
-	for i, kind := range []string{"contexts", "streams", "events", "modules", "pieces of memory"} {
+	for i, kind := range []string{"contexts", "streams", "events", "modules", "pieces of memory", "graphs", "graphs ready to start"} {
 		if n := f.call("fake_live", uintptr(i)); n != 0 {
 			t.Errorf("%s held: %d", kind, n)
 		}
@@ -83,19 +84,49 @@ func (f *fake) leaks(t *testing.T) {
 	}
 }
 
+var fakeParams = anchor.Params{Block: 8, Step: 4, Init: 4, Local: 4, Theta: 3, Tail: 5}
+
 // attendAll opens the device, attends with both planners, and closes it.
 func (f *fake) attendAll(t *testing.T) error {
 	d, err := open(f.path, 0)
 	if err != nil {
 		return err
 	}
-	for _, planner := range []anchor.Planner{anchor.Dense(), anchor.AnchorAttention(anchor.Params{Block: 8, Step: 4, Init: 4, Local: 4, Theta: 3, Tail: 5})} {
+	for _, planner := range []anchor.Planner{anchor.Dense(), anchor.AnchorAttention(fakeParams)} {
 		s := newProblem(1, 4, 2, 100, 300, 48, anchor.BFloat16).sequence()
 		if _, err = anchor.Attend(t.Context(), anchor.Options{Planner: planner, Engine: d, Stripes: true}, s); err != nil {
 			break
 		}
 	}
+	if err == nil {
+		err = f.startAll(t, d)
+	}
 	return errors.Join(err, d.Close(), d.Close())
+}
+
+// startAll starts a call and a graph of it, and gives everything back.
+func (f *fake) startAll(t *testing.T, d *Device) (err error) {
+	p := newProblem(1, 4, 2, 100, 300, 64, anchor.BFloat16)
+	s, free, err := p.resident(d, 16)
+	defer func() { err = errors.Join(err, free()) }()
+	if err != nil {
+		return err
+	}
+	c, err := d.Prepare(anchor.Options{Planner: anchor.AnchorAttention(fakeParams)}, s, s)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, c.Close(), c.Close()) }()
+	g, err := d.Graph(c)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, g.Close(), g.Close()) }()
+	if _, err := d.Time(func() error { return errors.Join(c.Start(), g.Start()) }); err != nil {
+		return err
+	}
+	_, err = c.Result()
+	return errors.Join(err, d.Wait())
 }
 
 func TestFakeDriver(t *testing.T) {
@@ -103,8 +134,8 @@ func TestFakeDriver(t *testing.T) {
 	if err := f.attendAll(t); err != nil {
 		t.Fatal(err)
 	}
-	if n := f.call("fake_launches"); n != 6 {
-		t.Errorf("kernels started: %d; want 6", n)
+	if n := f.call("fake_launches"); n != 6+2*5 {
+		t.Errorf("kernels started: %d; want 16", n)
 	}
 }
 
@@ -192,6 +223,108 @@ func TestErrors(t *testing.T) {
 	}
 	if _, err := anchor.Attend(t.Context(), anchor.Options{Planner: anchor.Dense(), Engine: d}, newProblem(1, 1, 1, 10, 10, 64, anchor.BFloat16).sequence()); err == nil || !strings.Contains(err.Error(), "closed") {
 		t.Errorf("closed: %v", err)
+	}
+}
+
+// What Prepare refuses, it names.
+func TestPrepareErrors(t *testing.T) {
+	f := newFake(t)
+	d, err := open(f.path, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	good := newProblem(1, 4, 2, 10, 40, 64, anchor.BFloat16)
+	s, free, err := good.resident(d, 16)
+	defer func() {
+		if err := free(); err != nil {
+			t.Error(err)
+		}
+	}()
+	if err != nil {
+		t.Fatal(err)
+	}
+	minus := float32(-1)
+	for _, c := range []struct {
+		want   string
+		change func(opt *anchor.Options, s *Sequence)
+	}{
+		{"Planner is nil", func(opt *anchor.Options, s *Sequence) { opt.Planner = nil }},
+		{"planner auto is not for GPUs", func(opt *anchor.Options, s *Sequence) { opt.Planner = anchor.Auto(small) }},
+		{"Params.Block is 0", func(opt *anchor.Options, s *Sequence) { opt.Planner = anchor.AnchorAttention(anchor.Params{}) }},
+		{"an audit", func(opt *anchor.Options, s *Sequence) { opt.AuditRows = 1 }},
+		{"Scale is -1; want ≥ 0", func(opt *anchor.Options, s *Sequence) { opt.Scale = &minus }},
+		{"Q is not in memory of this device", func(opt *anchor.Options, s *Sequence) { s.Q.Memory = nil }},
+		{"K has shape [0, 40, 64]", func(opt *anchor.Options, s *Sequence) { s.K.Heads = 0 }},
+		{"Q of shape [4, 10, 64] with offset 8, steps 640, 64 and 0 and last page 0 goes beyond its memory, 2560 elements", func(opt *anchor.Options, s *Sequence) { s.Q.Offset = 8 }},
+		{"Q has offset 1 and", func(opt *anchor.Options, s *Sequence) { s.Q.Offset = 1 }},
+		{"Q of shape [4, 10, 64] with offset 0, steps 4611686018427387904", func(opt *anchor.Options, s *Sequence) { s.Q.HeadStep = 1 << 62 }},
+		{"want less than", func(opt *anchor.Options, s *Sequence) { s.Q.RowStep = 1 << 40 }},
+		{"pages have 24 rows; want a power of two", func(opt *anchor.Options, s *Sequence) { s.PageRows = 24 }},
+		{"2 pages of 16 rows; 40 rows need 3", func(opt *anchor.Options, s *Sequence) { s.Pages = s.Pages[:2] }},
+		{"page -1 at 1", func(opt *anchor.Options, s *Sequence) { s.Pages = []int32{0, -1, 2} }},
+		{"last page 6 goes beyond", func(opt *anchor.Options, s *Sequence) { s.Pages = []int32{0, 6, 2} }},
+		{"want a multiple", func(opt *anchor.Options, s *Sequence) { s.K.PageStep = 8 }},
+		{"V has a step of 8 between rows and K of 128", func(opt *anchor.Options, s *Sequence) { s.V.RowStep = 8 }},
+		{"V has a step of 1024 between pages and K of 2048", func(opt *anchor.Options, s *Sequence) { s.V.PageStep /= 2 }},
+		{"types BF16, F16 and BF16", func(opt *anchor.Options, s *Sequence) { s.K.DType = anchor.Float16 }},
+		{"K has dim 56; Q has 64", func(opt *anchor.Options, s *Sequence) { s.K.Dim = 56 }},
+		{"want [2, 40, 64], as K", func(opt *anchor.Options, s *Sequence) { s.V.Rows = 39 }},
+		{"Q has 3 heads and K 2", func(opt *anchor.Options, s *Sequence) { s.Q.Heads = 3 }},
+		{"Q has 10 rows and K 9", func(opt *anchor.Options, s *Sequence) { s.K.Rows, s.V.Rows = 9, 9 }},
+		{"O is BF16", func(opt *anchor.Options, s *Sequence) { s.O.DType = anchor.BFloat16 }},
+		{"LSE is F32 of shape [4, 9, 1]", func(opt *anchor.Options, s *Sequence) { s.LSE.Rows = 9 }},
+		{"Prompt is -1", func(opt *anchor.Options, s *Sequence) { s.Prompt = -1 }},
+		{"dim is 56; want one of", func(opt *anchor.Options, s *Sequence) { s.Q.Dim, s.K.Dim, s.V.Dim, s.O.Dim = 56, 56, 56, 56 }},
+	} {
+		opt, changed := anchor.Options{Planner: anchor.Dense()}, s
+		c.change(&opt, &changed)
+		if call, err := d.Prepare(opt, changed); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("got %v, want %q", err, c.want)
+			if call != nil {
+				call.Close()
+			}
+		}
+	}
+	second := s
+	second.Q.RowStep = 0
+	if _, err := d.Prepare(anchor.Options{Planner: anchor.Dense()}, s, second); err == nil || !strings.Contains(err.Error(), "sequence 1 has a step of 0") {
+		t.Errorf("steps: %v", err)
+	}
+	if _, err := d.Prepare(anchor.Options{Planner: anchor.Dense()}); err == nil || !strings.Contains(err.Error(), "no sequences") {
+		t.Errorf("nothing: %v", err)
+	}
+	if _, err := d.Graph(); err == nil || !strings.Contains(err.Error(), "no calls") {
+		t.Errorf("graph of nothing: %v", err)
+	}
+	if _, err := d.Alloc(0); err == nil || !strings.Contains(err.Error(), "0 bytes") {
+		t.Errorf("no memory: %v", err)
+	}
+	m := s.Q.Memory
+	for _, at := range []int{-1, 2551, math.MaxInt} {
+		if err := Write(m, at, make([]uint16, 10)); err == nil || !strings.Contains(err.Error(), "of memory that has 2560") {
+			t.Errorf("write at %d: %v", at, err)
+		}
+	}
+	c, err := d.Prepare(anchor.Options{Planner: anchor.Dense()}, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Result(); err == nil || !strings.Contains(err.Error(), "not started") {
+		t.Errorf("result before a start: %v", err)
+	}
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := c.Start(); err == nil || !strings.Contains(err.Error(), "the call is closed") {
+		t.Errorf("start of a closed call: %v", err)
+	}
+	if _, err := d.Graph(c); err == nil || !strings.Contains(err.Error(), "call 0 is closed") {
+		t.Errorf("graph of a closed call: %v", err)
 	}
 }
 

@@ -15,9 +15,10 @@ type product struct {
 // multiply computes products over the first tiles of their b.
 func (f *forward) multiply(tiles int, products ...product) {
 	inputs := make([]*matrix.Inputs, len(products))
-	used, out := 0, 0
+	used, out, bytes := 0, 0, 0
 	for i, p := range products {
 		out += p.matrix.Rows()
+		bytes += len(p.matrix.Bytes())
 		b := p.b[:tiles*p.matrix.Cols()*f.width]
 		for _, in := range f.inputs[:used] {
 			if in.Accept(p.matrix, b) {
@@ -39,9 +40,14 @@ func (f *forward) multiply(tiles int, products ...product) {
 		}
 	}
 
-	// Enough blocks for every thread to find another when it is done.
+	// Enough blocks for every thread to find another when it is done; but where each row is read once, for one tile, long runs
+	// of rows are read faster than short ones.
 	type block struct{ product, from, to, first, last int }
 	wanted := 8 * f.threads
+	if tiles == 1 {
+		const run = 1 << 20
+		wanted = max(3*f.threads, bytes/run)
+	}
 	units := (out + matrix.RowsAtOnce - 1) / matrix.RowsAtOnce
 	height := max(1, units/wanted) * matrix.RowsAtOnce
 	groups := min(tiles, max(1, wanted/units))

@@ -27,7 +27,6 @@ type bpe struct {
 	// token themselves: they can be merged, and fall back to bytes if they are not.
 	partial int32
 
-	cut     *boundaries        // where a word falls into parts; nil: nowhere
 	scratch sync.Pool          // of *bpeScratch
 	seed    maphash.Seed       // of cache
 	cache   [1 << 15]cacheSlot // by hash; a word replaces the one there
@@ -79,37 +78,16 @@ func (b *bpe) appendTokens(dst []wordToken, word string) []wordToken {
 	if id, ok := b.whole[word]; ok {
 		return append(dst, wordToken{id, 0, int32(len(word))})
 	}
-	if b.cut == nil {
-		return b.appendPart(dst, word, 0)
+	if len(word) > maxCachedWord {
+		return b.merge(dst, word)
 	}
-	for i := 0; i < len(word); {
-		n := b.cut.next(word[i:])
-		dst = b.appendPart(dst, word[i:i+n], int32(i))
-		i += n
+	slot := &b.cache[maphash.String(b.seed, word)%uint64(len(b.cache))]
+	if c := slot.Load(); c != nil && c.word == word {
+		return append(dst, c.tokens...)
 	}
-	return dst
-}
-
-// appendPart appends the tokens of part, which begins at a byte of its word.
-func (b *bpe) appendPart(dst []wordToken, part string, at int32) []wordToken {
 	n := len(dst)
-	if len(part) > maxCachedWord {
-		dst = b.merge(dst, part)
-	} else {
-		slot := &b.cache[maphash.String(b.seed, part)%uint64(len(b.cache))]
-		if c := slot.Load(); c != nil && c.word == part {
-			dst = append(dst, c.tokens...)
-		} else {
-			dst = b.merge(dst, part)
-			slot.Store(&cachedWord{strings.Clone(part), append([]wordToken(nil), dst[n:]...)})
-		}
-	}
-	if at > 0 {
-		for i := range dst[n:] {
-			dst[n+i].start += at
-			dst[n+i].end += at
-		}
-	}
+	dst = b.merge(dst, word)
+	slot.Store(&cachedWord{strings.Clone(word), append([]wordToken(nil), dst[n:]...)})
 	return dst
 }
 

@@ -22,7 +22,7 @@ type GGUF struct {
 
 	BOS            *uint32 // bos_token_id: what texts begin with
 	EOS            *uint32 // eos_token_id: what texts end with
-	Unknown        *uint32 // unknown_token_id
+	Unknown        *uint32 // unknown_token_id, for llama: what has no bytes either
 	AddBOS         *bool   // add_bos_token
 	AddEOS         *bool   // add_eos_token
 	AddSpacePrefix *bool   // add_space_prefix: llama puts a space before text
@@ -233,7 +233,9 @@ func (t *Tokenizer) ggufPieces(g *GGUF) (addBOS bool, err error) {
 			t.tokens[i].text = strings.ReplaceAll(token, spaceMark, " ")
 		}
 	}
-	b.setPieces(pieces)
+	if scan := b.setPieces(pieces); scan != nil {
+		t.pre = append(t.pre, preTokenizer{scan: scan})
+	}
 	t.model = b
 	return true, nil
 }

@@ -14,18 +14,18 @@ func (t *Tokenizer) parseDecoder(f *file) error {
 	if isNull(f.Decoder) {
 		t.decoder.separator = " "
 	}
-	// The steps before the tokens are joined are done here, on each token. What
-	// comes of bytes is known only when they are joined.
-	joined, bytes := "", false
+	// The steps before the tokens are joined are done here, on each token. After
+	// some, what a token gives is known only once it is joined with others.
+	joined, open := false, false
 	longer := 1
 	for i, c := range list {
-		if joined != "" && c.Type != "Fuse" && c.Type != "Strip" || bytes && c.Type != "Fuse" && joined == "" {
-			before := list[i-1].Type
-			return fmt.Errorf("%s: %s after %s is not supported", c.path, c.Type, before)
+		if i > 0 && (joined && c.Type != "Fuse" && c.Type != "Strip" || open && c.Type != "Fuse" ||
+			c.Type == "ByteLevel" || c.Type == "Metaspace") {
+			return fmt.Errorf("%s: %s after %s is not supported", c.path, c.Type, list[i-1].Type)
 		}
 		switch c.Type {
 		case "ByteFallback":
-			bytes = true
+			open = true
 			t.decodeEach(func(token string) string {
 				if b, ok := fallbackByte(token); ok {
 					return string([]byte{b})
@@ -33,10 +33,7 @@ func (t *Tokenizer) parseDecoder(f *file) error {
 				return token
 			})
 		case "ByteLevel":
-			if i > 0 {
-				return fmt.Errorf("%s: ByteLevel after %s is not supported", c.path, list[i-1].Type)
-			}
-			joined = c.Type
+			joined = true
 			t.decodeEach(func(token string) string {
 				if b, ok := tokenBytes(token); ok {
 					return b
@@ -44,19 +41,16 @@ func (t *Tokenizer) parseDecoder(f *file) error {
 				return token
 			})
 		case "Fuse":
-			joined = c.Type
+			joined, open = true, false
 		case "Metaspace":
 			mark, scheme, err := c.metaspace()
 			if err != nil {
 				return err
 			}
-			if i > 0 {
-				return fmt.Errorf("%s: Metaspace after %s is not supported", c.path, list[i-1].Type)
-			}
 			if scheme != "never" {
 				t.decoder.drop = mark
 			}
-			bytes = true // nothing but Fuse may follow: drop is done after it
+			open = true // to drop from the first
 			t.decodeEach(func(token string) string { return strings.ReplaceAll(token, mark, " ") })
 		case "Replace":
 			old, new, err := c.replacement()
@@ -68,7 +62,7 @@ func (t *Tokenizer) parseDecoder(f *file) error {
 			}
 			t.decodeEach(func(token string) string { return strings.ReplaceAll(token, old, new) })
 		case "Strip":
-			if err := t.parseStrip(&c, joined != ""); err != nil {
+			if err := t.parseStrip(&c, joined); err != nil {
 				return err
 			}
 		default:

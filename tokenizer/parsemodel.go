@@ -134,7 +134,9 @@ func (t *Tokenizer) parseBPE(m *parsedModel) (*bpe, error) {
 	case m.IgnoreMerges:
 		b.whole = t.words()
 	case !t.byteLevel:
-		b.setBoundaries(func(id int32) string { return t.tokens[id].token })
+		if scan := b.wordScanner(func(id int32) string { return t.tokens[id].token }); scan != nil {
+			t.pre = append(t.pre, preTokenizer{scan: scan})
+		}
 	}
 	return b, nil
 }

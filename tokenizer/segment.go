@@ -73,7 +73,7 @@ func (s segment) replace(old, new string) segment {
 // A rewriting makes a segment out of another, from left to right.
 type rewriting struct {
 	from  segment
-	text  []byte
+	text  strings.Builder
 	align []span
 }
 
@@ -81,12 +81,14 @@ type rewriting struct {
 // of bytes.
 func rewrite(s segment, longer int) *rewriting {
 	n := len(s.text) + longer
-	return &rewriting{from: s, text: make([]byte, 0, n), align: make([]span, 0, n)}
+	r := &rewriting{from: s, align: make([]span, 0, n)}
+	r.text.Grow(n)
+	return r
 }
 
 // keep takes over the part [start:end] as it is.
 func (r *rewriting) keep(start, end int) {
-	r.text = append(r.text, r.from.text[start:end]...)
+	r.text.WriteString(r.from.text[start:end])
 	if r.from.align != nil {
 		r.align = append(r.align, r.from.align[start:end]...)
 		return
@@ -98,7 +100,7 @@ func (r *rewriting) keep(start, end int) {
 
 // put adds text that stands for the part [start:end], which is not empty.
 func (r *rewriting) put(text string, start, end int) {
-	r.text = append(r.text, text...)
+	r.text.WriteString(text)
 	o := r.from.offset(start, end)
 	for range len(text) {
 		r.align = append(r.align, span{int32(o.Start), int32(o.End)})
@@ -106,5 +108,5 @@ func (r *rewriting) put(text string, start, end int) {
 }
 
 func (r *rewriting) segment() segment {
-	return segment{text: string(r.text), align: r.align}
+	return segment{text: r.text.String(), align: r.align}
 }

@@ -10,53 +10,45 @@ import (
 // spaceMark is what tokenizers of SentencePiece's kind spell a space with.
 const spaceMark = "▁"
 
-// boundaries says where a text falls into parts that can be merged each by
-// itself. Models of SentencePiece's kind take the whole text for one word; but
-// their tokens have a space only at the beginning, so that nothing is ever
-// merged across the end of a word. To find this saves the queue of merges from
-// growing as long as the text, and lets the words be cached.
-type boundaries struct {
-	joined map[rune]bool // characters that some merge joins with a spaceMark after them
-}
-
-// next returns the length of the first part of s, which is not empty.
-func (c *boundaries) next(s string) int {
-	for n := 1; ; {
-		i := strings.Index(s[n:], spaceMark)
-		if i < 0 {
-			return len(s)
-		}
-		n += i
-		if r, _ := utf8.DecodeLastRuneInString(s[:n]); !c.joined[r] {
-			return n
-		}
-		n += len(spaceMark)
-	}
-}
-
-// setBoundaries finds the boundaries of b, whose tokens have the given
-// spellings.
-func (b *bpe) setBoundaries(spelling func(id int32) string) {
+// wordScanner returns the scanner that cuts text where b, whose tokens have the given
+// spellings, merges nothing across. It is nil if there is no such place.
+//
+// Models of SentencePiece's kind take the whole text for one word; but their
+// tokens have a space only at the beginning, so that nothing is ever merged
+// across the end of a word. To cut there saves the queue of merges from growing
+// as long as the text, and lets the words be cached.
+func (b *bpe) wordScanner(spelling func(id int32) string) scanner {
 	const mark = '▁'
 	if _, ok := b.chars[mark]; !ok {
-		return // it may be part of a run of the unknown
+		return nil // it may be part of a run of the unknown
 	}
 	// The spelling of these does not tell what they stand for.
 	opaque := map[int32]bool{b.unk: true}
 	for _, id := range b.bytes {
 		opaque[id] = true
 	}
-	joined := make(map[rune]bool)
+	joined := make(map[rune]bool) // characters that some merge joins with a mark after them
 	for pair := range b.merges {
 		if opaque[pair.left] || opaque[pair.right] {
-			return
+			return nil
 		}
 		if strings.HasPrefix(spelling(pair.right), spaceMark) {
 			r, _ := utf8.DecodeLastRuneInString(spelling(pair.left))
 			joined[r] = true
 		}
 	}
-	b.cut = &boundaries{joined}
+	return func(s string) (int, bool) {
+		for n := 1; ; n += len(spaceMark) {
+			i := strings.Index(s[n:], spaceMark)
+			if i < 0 {
+				return len(s), true
+			}
+			n += i
+			if r, _ := utf8.DecodeLastRuneInString(s[:n]); !joined[r] {
+				return n, true
+			}
+		}
+	}
 }
 
 // A piece is a token of a SentencePiece vocabulary.
@@ -68,8 +60,8 @@ type piece struct {
 
 // setPieces makes b merge as SentencePiece does: neighbors that together are a
 // piece, the one of greatest score first. The merges are known beforehand, since
-// what is merged is a piece or a character.
-func (b *bpe) setPieces(pieces []piece) {
+// what is merged is a piece or a character. It returns the scanner of words.
+func (b *bpe) setPieces(pieces []piece) scanner {
 	pieces = slices.Clone(pieces)
 	slices.SortStableFunc(pieces, func(x, y piece) int { return cmp.Compare(y.score, x.score) })
 	ids := make(map[string]int32, len(pieces))
@@ -116,5 +108,5 @@ func (b *bpe) setPieces(pieces []piece) {
 	for part, id := range ids {
 		spellings[id] = part
 	}
-	b.setBoundaries(func(id int32) string { return spellings[id] })
+	return b.wordScanner(func(id int32) string { return spellings[id] })
 }

@@ -23,8 +23,10 @@
 // for anything else is an error, never an approximation, with these exceptions:
 // the fields truncation and padding are ignored, since the length of a prompt
 // is the business of whoever runs the model; an added token keeps the id that
-// the file gives it; and of byte tokens that are not UTF-8, only those at fault
-// decode to U+FFFD, not the whole run of byte tokens.
+// the file gives it; of byte tokens that are not UTF-8, only those at fault
+// decode to U+FFFD, not the whole run of byte tokens; special tokens that the
+// normalizer changes are left out of decoded text like others; and if only some
+// bytes have a token, the unknown token keeps its place among them.
 //
 // FromGGUF makes the same out of the vocabularies "gpt2" and "llama" of GGUF,
 // whose pre-tokenizers have names instead of patterns.
@@ -121,7 +123,7 @@ func Parse(data []byte) (*Tokenizer, error) {
 // Bytes of text that are not UTF-8 are split off as symbols would be, and become
 // the tokens of those bytes where the vocabulary has them. What has no token is
 // left out if the file names no token for the unknown. The text must be shorter
-// than 1 GiB, since a normalizer may make it longer.
+// than 2 GiB, also after the normalizers.
 func (t *Tokenizer) Encode(text string, addSpecial bool) Encoding {
 	e := encoder{t: t}
 	e.ids = make([]int32, 0, len(text)/4+8)

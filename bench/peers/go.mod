@@ -1,6 +1,6 @@
 module github.com/anchorattention/anchor/bench/peers
 
-go 1.26
+go 1.26.0
 
 require (
 	github.com/anchorattention/anchor v0.0.0

@@ -70,7 +70,7 @@ min} if audited.`,
 	a.params = paramFlags(c)
 	a.costs = costsFlag(c)
 	a.threads = threadsFlag(c)
-	f.StringVar(&a.device, "device", "cpu", "where to compute: "+devices+"; cuda wants BF16 or F16, and anchor or dense")
+	a.device = deviceFlag(c)
 	a.json = jsonFlag(c, "the measurements as one JSON object")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		a.scaled = f.Changed("scale")
@@ -82,7 +82,7 @@ min} if audited.`,
 // attend is one run of the subcommand.
 type attend struct {
 	out, stripes, method string
-	device               string
+	device               *string
 	scale                float32
 	scaled               bool // scale was given
 	prompt, audit        int
@@ -145,7 +145,7 @@ func (a *attend) run(c *cobra.Command, in string) (err error) {
 	if err != nil {
 		return err
 	}
-	engine, closeEngine, err := openDevice(a.device)
+	engine, closeEngine, err := openDevice(*a.device)
 	if err != nil {
 		return err
 	}

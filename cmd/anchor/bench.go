@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"strings"
 
 	"github.com/anchorattention/anchor/bench"
@@ -20,6 +21,9 @@ threads) runs once with an audit of its recall, untimed, and then takes turns wi
 the others on the clock, for so many rounds. Ratios are taken within rounds. What
 the machine can do is measured beside each run; rounds in which it was doing other
 things are left out.
+
+With --device cuda times are the device's own, without copying from and to it, and
+nothing is said of peaks.
 
 GFLOP/s counts the operations of dense attention, whatever a method leaves out;
 executed GFLOP/s counts what it does.
@@ -71,7 +75,8 @@ all that were asked for, and how times grew from each length to the next.`,
   anchor bench --lengths 32768,131072 --runs 3 --dtypes F32,BF16
   anchor bench --lengths 4096 --methods dense,auto --workload diffuse --runs 200
   anchor bench --lengths 8192 --threads 1,2 --methods dense
-  anchor bench --lengths 32768 --queries 1 --methods dense --json`,
+  anchor bench --lengths 32768 --queries 1 --methods dense --json
+  anchor bench --lengths 131072 --heads 32 --kv-heads 8 --dtypes BF16 --device cuda`,
 		Args:    takes(),
 		PreRunE: checkKernels,
 	}
@@ -88,9 +93,10 @@ all that were asked for, and how times grew from each length to the next.`,
 	f.IntVar(&cfg.Runs, "runs", 5, "timed `rounds` at each length")
 	f.IntSliceVar(&cfg.Threads, "threads", []int{0}, "`goroutines` to compute on; 0 means one per core")
 	costs := costsFlag(c)
+	device := deviceFlag(c)
 	asJSON := jsonFlag(c, "results as lines of JSON")
 	params := paramFlags(c)
-	c.RunE = func(c *cobra.Command, _ []string) error {
+	c.RunE = func(c *cobra.Command, _ []string) (err error) {
 		if err := readParams(c, params); err != nil {
 			return err
 		}
@@ -115,10 +121,15 @@ all that were asked for, and how times grew from each length to the next.`,
 		if *asJSON {
 			cfg.Result = func(r bench.Result) error { return printJSON(c.OutOrStdout(), r) }
 		}
-		var err error
 		if cfg.Costs, err = readCosts(*costs); err != nil {
 			return err
 		}
+		engine, closeEngine, err := openDevice(*device)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, closeEngine()) }()
+		cfg.Engine = engine
 		bar := startProgress(c.ErrOrStderr(), "measuring")
 		defer bar.end()
 		cfg.Progress = bar.report

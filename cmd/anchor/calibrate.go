@@ -17,11 +17,13 @@ import (
 func newCalibrate() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "calibrate [IN] [flags]",
-		Short: "Find theta for each head, for a recall that is wanted",
-		Long: `Calibrate finds the least theta for each query head at which the head's mean recall, over
-audited rows, reaches a target: on the tensors q, k and v of a safetensors file, as
-"anchor attend" takes them, or on synthetic heads. A head that does not reach it at
-theta 30 gets "inf", which keeps every key.
+		Short: "Find theta for each head, for a mean recall that is wanted",
+		Long: `Calibrate finds a theta for each query head, so that the mean recall of all heads, over
+audited rows, reaches a target with as few keys as that takes: on the tensors q, k and v
+of a safetensors file, as "anchor attend" takes them, or on synthetic heads. Heads get
+thetas of their own only if that gains recall on rows which they were not found from;
+otherwise all have the same. They lie between -10 and 30, or are "inf", which keeps
+every key. For a recall that each head reaches there is --target-recall of others.
 
 It prints, or writes to the file of -o, anchor's parameters as JSON, which --params of
 other subcommands and the library's Params read:
@@ -37,7 +39,7 @@ their own: none, as long as the number of heads is the same.`,
 	}
 	f := c.Flags()
 	out := f.StringP("output", "o", "", "`file` to write; without, the parameters are printed")
-	target := f.Float64("target", 0.98, "mean `recall` of each head")
+	target := f.Float64("target", 0.98, "mean `recall` of all heads")
 	rows := f.Int("audit", 256, "`rows` of each head whose recall is measured")
 	name := f.String("workload", bench.Workloads()[0], "`kind` of synthetic heads, without IN")
 	length := f.Int("length", 8192, "`tokens` of synthetic heads")

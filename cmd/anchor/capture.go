@@ -12,7 +12,6 @@ import (
 	"github.com/anchorattention/anchor"
 	"github.com/anchorattention/anchor/internal/safetensors"
 	"github.com/anchorattention/anchor/model"
-	"github.com/anchorattention/anchor/tokenizer"
 	"github.com/spf13/cobra"
 )
 
@@ -20,11 +19,12 @@ func newCapture() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "capture MODEL --file TEXT -o DIR [flags]",
 		Short: "Write the queries, keys and values that a model makes of a text",
-		Long: `Capture runs a model, a directory as Hugging Face lays it out or a GGUF file, over a
-text with dense attention and writes what attention sees in each layer: the tensors q, k and v,
-[heads, tokens, width], in single precision and turned by their positions, to
-DIR/layer-NN.safetensors. That is what "anchor compare", "anchor calibrate" and "anchor attend"
-read.
+		Long: `Capture runs a model over a text with dense attention and writes what attention sees in
+each layer: the tensors q, k and v, [heads, tokens, width], in single precision and turned
+by their positions, to DIR/layer-NN.safetensors. That is what "anchor compare", "anchor
+calibrate" and "anchor attend" read.
+
+MODEL is ` + modelNames + `
 
 --layers and --heads choose some of them, by numbers from 0 and ranges: 0,4-7. Keys and values
 are those that the chosen heads read; where these do not share them evenly, each gets its own
@@ -68,7 +68,7 @@ func (x *capture) run(c *cobra.Command, args []string) (err error) {
 	case *x.threads < 0:
 		return usageError{fmt.Errorf("--threads is %d; want ≥ 0", *x.threads)}
 	}
-	m, err := model.Open(args[0])
+	m, err := openCheckpoint(args[0])
 	if err != nil {
 		return err
 	}
@@ -82,11 +82,11 @@ func (x *capture) run(c *cobra.Command, args []string) (err error) {
 	if err != nil {
 		return err
 	}
-	text, err := (&generation{file: x.file}).prompt(c.Context(), c.InOrStdin(), nil)
+	text, err := readText(c.Context(), c.InOrStdin(), x.file)
 	if err != nil {
 		return err
 	}
-	tok, err := tokenizerOf(args[0], m)
+	tok, err := m.tokenizer()
 	if err != nil {
 		return err
 	}
@@ -141,20 +141,6 @@ func (x *capture) run(c *cobra.Command, args []string) (err error) {
 	}
 	_, err = fmt.Fprintf(c.OutOrStdout(), "wrote %d layers of %d tokens to %s: %d heads, %d of keys and values\n", len(layers), len(ids), x.dir, len(heads), len(kvHeads))
 	return err
-}
-
-// tokenizerOf returns the tokenizer of the model at a path: that in a GGUF file, or beside other models.
-func tokenizerOf(path string, m *model.Model) (*tokenizer.Tokenizer, error) {
-	meta := m.Metadata()
-	if meta == nil {
-		return tokenizer.Load(filepath.Join(path, "tokenizer.json"))
-	}
-	vocabulary := tokenizer.GGUF(meta.Vocabulary)
-	tok, err := tokenizer.FromGGUF(&vocabulary)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return tok, nil
 }
 
 // numbers reads numbers below n and ranges of them, ascending; no text means all.

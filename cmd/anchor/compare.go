@@ -42,6 +42,8 @@ With --report DIR, DIR gets a page, index.html, that needs no network, its figur
 and PNG, and comparison.json. With --json, that object is printed: {command, machine, isa,
 threads, inputs: [{name, tokens, dense_seconds, points, row_oracle, maps}]}.
 
+With --device cuda times are the device's own, without copying from and to it.
+
 Interrupted, it reports what is finished.
 
 ` + describeMethods(),
@@ -49,7 +51,8 @@ Interrupted, it reports what is finished.
   anchor compare --workload mixed --lengths 8192,32768 --density 0.4,0.15 --report out
   anchor compare qkv.safetensors --methods anchor,flexprefill,xattention --recall 0.98
   anchor compare qkv.safetensors --methods anchor,minference --patterns best_pattern.json --layer 7
-  anchor compare --lengths 4096 --methods anchor,vecattention --points 9 --json`,
+  anchor compare --lengths 4096 --methods anchor,vecattention --points 9 --json
+  anchor compare --lengths 32768 --heads 32 --kv-heads 8 --dtype BF16 --device cuda`,
 		Args:    cobra.ArbitraryArgs,
 		PreRunE: checkKernels,
 	}
@@ -73,6 +76,7 @@ Interrupted, it reports what is finished.
 	x.patterns = patternFlags(c)
 	x.params = paramFlags(c)
 	x.costs = costsFlag(c)
+	x.device = deviceFlag(c)
 	x.threads = threadsFlag(c)
 	x.json = jsonFlag(c, "the comparison as one JSON object")
 	c.RunE = x.run
@@ -115,7 +119,7 @@ type comparison struct {
 	markdown            bool
 	patterns            *patterns
 	params              *anchor.Params
-	costs               *string
+	costs, device       *string
 	threads             *int
 	json                *bool
 }
@@ -125,6 +129,9 @@ func (x *comparison) run(c *cobra.Command, files []string) (err error) {
 		return err
 	}
 	x.config.Params, x.config.Threads = *x.params, *x.threads
+	if *x.device != "cpu" && !c.Flags().Changed("methods") {
+		x.methods = []string{"anchor"} // no other is for a device
+	}
 	for _, name := range x.methods {
 		m, err := method("methods", name, *x.params, false)
 		if err != nil {
@@ -157,6 +164,12 @@ func (x *comparison) run(c *cobra.Command, files []string) (err error) {
 		return usageError{err}
 	}
 
+	engine, closeEngine, err := openDevice(*x.device)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeEngine()) }()
+	x.config.Engine = engine
 	bar := startProgress(c.ErrOrStderr(), "comparing")
 	defer bar.end()
 	x.config.Progress = bar.report

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -49,7 +50,7 @@ func TestCompare(t *testing.T) {
 	}
 }
 
-// What calibrate writes is what --params reads, flags go before it, and each head's recall reaches the target.
+// What calibrate writes is what --params reads, flags go before it, and the heads' mean recall is the target.
 func TestCalibrate(t *testing.T) {
 	dir := t.TempDir()
 	in, params := filepath.Join(dir, "in"), filepath.Join(dir, "params.json")
@@ -73,7 +74,7 @@ func TestCalibrate(t *testing.T) {
 		Params anchor.Params
 		Recall anchor.Recall
 	}
-	if err := json.Unmarshal([]byte(stdout), &got); code != 0 || err != nil || got.Recall.Mean < 0.9 || len(got.Params.HeadTheta) != 4 || got.Params.Tail != 8 {
+	if err := json.Unmarshal([]byte(stdout), &got); code != 0 || err != nil || math.Abs(got.Recall.Mean-0.9) > 0.01 || len(got.Params.HeadTheta) != 4 || got.Params.Tail != 8 {
 		t.Errorf("exit status %d: %s%s", code, stdout, stderr)
 	}
 	code, stdout, stderr = anchorCommand(t, append([]string{"calibrate", "--length", "200", "--audit", "20"}, shape...)...)

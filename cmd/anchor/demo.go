@@ -131,7 +131,7 @@ func (d *demo) run(c *cobra.Command, params anchor.Params) error {
 			return err
 		}
 		answer := tok.Decode(res.Tokens, true)
-		d.Runs = append(d.Runs, demoRun{newGenerated(method, len(ids), res), answer, answer == prompt.Answer})
+		d.Runs = append(d.Runs, demoRun{newGenerated(method, res), answer, answer == prompt.Answer})
 	}
 	return nil
 }

@@ -16,7 +16,6 @@ import (
 	"github.com/anchorattention/anchor/eval/needle"
 	"github.com/anchorattention/anchor/eval/queue"
 	"github.com/anchorattention/anchor/eval/ruler"
-	"github.com/anchorattention/anchor/model"
 	"github.com/anchorattention/anchor/model/retrieval"
 	"github.com/anchorattention/anchor/report"
 	"github.com/anchorattention/anchor/tokenizer"
@@ -214,9 +213,9 @@ func (x *evaluation) flags(c *cobra.Command) {
 	c.Args = takes()
 	c.PreRunE = checkKernels
 	f := c.Flags()
-	what := "`directory` of the model, or a GGUF file, required"
+	what := "`model`, required: a directory, a GGUF file, or the name of what \"anchor pull\" downloaded"
 	if x.constructed {
-		what = "`directory` of the model, or a GGUF file; without, the constructed model"
+		what = "`model`: a directory, a GGUF file, or the name of what \"anchor pull\" downloaded; without, the constructed model"
 	}
 	f.StringVar(&x.model, "model", "", what)
 	x.templateFlag(c)
@@ -347,19 +346,19 @@ func (x *evaluation) open() (*eval.Model, string, error) {
 		}
 		return &eval.Model{ID: "retrieval", Model: m, Format: eval.Format{Tokenizer: tok}}, "the constructed model", nil
 	}
-	id, err := eval.Fingerprint(x.model)
+	m, err := openCheckpoint(x.model)
 	if err != nil {
 		return nil, "", err
 	}
-	m, err := model.Open(x.model)
-	if err != nil {
-		return nil, "", err
-	}
-	tok, err := tokenizerOf(x.model, m)
+	id, err := eval.Fingerprint(m.path)
 	if err != nil {
 		return nil, "", errors.Join(err, m.Close())
 	}
-	return &eval.Model{ID: id, Model: m, Format: eval.Format{Tokenizer: tok}}, filepath.Base(filepath.Clean(x.model)), nil
+	tok, err := m.tokenizer()
+	if err != nil {
+		return nil, "", errors.Join(err, m.Close())
+	}
+	return &eval.Model{ID: id, Model: m.Model, Format: eval.Format{Tokenizer: tok}}, filepath.Base(filepath.Clean(x.model)), nil
 }
 
 // ask does the jobs that are not finished. What can be known to be wrong with any of them is said before the first.

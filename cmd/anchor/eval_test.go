@@ -90,8 +90,8 @@ func TestEvalLookup(t *testing.T) {
 	}
 }
 
-// checkpoint writes a model of small random weights, that config describes, with the constructed model's tokenizer.
-func checkpoint(t *testing.T, config string) string {
+// smallCheckpoint writes a model of small random weights, that config describes, with the constructed model's tokenizer.
+func smallCheckpoint(t *testing.T, config string) string {
 	dir := t.TempDir()
 	cfg, err := model.ParseConfig("config.json", []byte(config))
 	if err != nil {
@@ -137,7 +137,7 @@ func TestEvalRuler(t *testing.T) {
 		"LlamaForCausalLM": ``, "MistralForCausalLM": `, "sliding_window": 300`, "Qwen2ForCausalLM": ``, "Qwen3ForCausalLM": ``,
 	} {
 		t.Run(family, func(t *testing.T) {
-			dir := checkpoint(t, fmt.Sprintf(`{"architectures": [%q], %s%s}`, family, common, more))
+			dir := smallCheckpoint(t, fmt.Sprintf(`{"architectures": [%q], %s%s}`, family, common, more))
 			out := filepath.Join(t.TempDir(), "out")
 			args := slices.Concat([]string{"eval", "ruler", "--model", dir, "-o", out, "--lengths", "1100", "--samples", "1", "--audit", "4", "--theta", "-1"}, small)
 			mustRun(t, append(args, "--tasks", "vt,qa_1")...)

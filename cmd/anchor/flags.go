@@ -26,8 +26,8 @@ func paramFlags(c *cobra.Command) *anchor.Params {
 	f.IntVar(&p.Local, "local", p.Local, "anchor: `keys` just before a group of block·step rows, always attended")
 	f.Float64Var(&p.Theta, "theta", p.Theta, "anchor: `nats` below the anchor at which a key is still kept; inf keeps all, -inf none")
 	f.IntVar(&p.Tail, "tail", p.Tail, "last `rows` of the prompt, which see every key, whatever the method")
-	f.IntVar(&p.Pool, "pool", 0, "anchor: `rows` that one mean query stands for, a divisor of block; 0 means block")
-	f.IntVar(&p.Spikes, "spikes", 0, "anchor: outlying `rows` of each pool that stand for themselves too")
+	f.IntVar(&p.Pool, "pool", 0, "anchor: `rows` that one mean query stands for in blocks out of which rows stand, a divisor of block; 0 means block")
+	f.IntVar(&p.Spikes, "spikes", 0, "anchor: `rows` that stand for themselves too, of those that stand out of each block")
 	f.Float64Var(&p.MaxDensity, "max-density", 0, "anchor: bound on each head's `density`; 0 means none")
 	f.String("params", "", "`file` of anchor's parameters as JSON, such as \"anchor calibrate\" writes; flags go before it")
 	return &p
@@ -66,8 +66,130 @@ func readParams(c *cobra.Command, p *anchor.Params) error {
 	return nil
 }
 
+// attention are the flags that say how a model attends to a prompt.
+type attention struct {
+	method      string
+	params      *anchor.Params
+	denseLayers string
+	denseBelow  int
+}
+
+func attentionFlags(c *cobra.Command) *attention {
+	a := &attention{params: paramFlags(c)}
+	f := c.Flags()
+	f.StringVar(&a.method, "attention", "anchor", "`method` of attention, or method=value to set its knob: "+methodNames(true))
+	f.StringVar(&a.denseLayers, "dense-layers", "", "`layers` in which every token sees all before it, such as 0,1 or 0-3")
+	f.IntVar(&a.denseBelow, "dense-below", 0, "`tokens` below which a prompt is attended to densely")
+	return a
+}
+
+// read returns the method that the flags name, with its parameters.
+func (a *attention) read(c *cobra.Command) (chosen, error) {
+	if err := readParams(c, a.params); err != nil {
+		return chosen{}, err
+	}
+	if a.denseBelow < 0 {
+		return chosen{}, usageError{fmt.Errorf("--dense-below is %d; want ≥ 0", a.denseBelow)}
+	}
+	return method("attention", a.method, *a.params, true)
+}
+
+// section returns what the flags say of a method, for a model of so many layers.
+func (a *attention) section(m chosen, layers int) (s generate.Attention, err error) {
+	s = m.attention()
+	s.DenseBelow = a.denseBelow
+	if a.denseLayers != "" {
+		s.DenseLayers, err = numbers("dense-layers", a.denseLayers, layers)
+	}
+	return s, err
+}
+
+// cacheTypes are the types of keys and values in a cache, by the names that --cache-type takes.
+var cacheTypes = []struct {
+	name  string
+	dtype anchor.DType
+}{{"f32", anchor.Float32}, {"bf16", anchor.BFloat16}, {"f16", anchor.Float16}, {"8bit", anchor.Int8}}
+
+// cacheFlags are the flags of the memory for keys and values.
+type cacheFlags struct{ dtype, memory string }
+
+func newCacheFlags(c *cobra.Command) *cacheFlags {
+	var k cacheFlags
+	c.Flags().StringVar(&k.dtype, "cache-type", "f32", "`type` of the keys and values that are kept: f32, bf16, f16 or 8bit")
+	c.Flags().StringVar(&k.memory, "cache-memory", "", "`bytes` for keys and values, such as 512MiB or 4GiB; without, what the model's context takes")
+	return &k
+}
+
+// read returns the type of elements and the number of bytes, 0 for no limit.
+func (k *cacheFlags) read() (anchor.DType, int64, error) {
+	var names []string
+	for _, t := range cacheTypes {
+		if t.name == k.dtype {
+			bytes, err := parseBytes("cache-memory", k.memory)
+			return t.dtype, bytes, err
+		}
+		names = append(names, t.name)
+	}
+	return 0, 0, usageError{fmt.Errorf("--cache-type is %q; want one of %s", k.dtype, strings.Join(names, ", "))}
+}
+
+// parseBytes reads a number of bytes with or without a unit; no text means 0.
+func parseBytes(flag, text string) (int64, error) {
+	if text == "" {
+		return 0, nil
+	}
+	number, unit := text, int64(1)
+	for i, suffix := range []string{"KiB", "MiB", "GiB", "TiB"} {
+		if before, ok := strings.CutSuffix(text, suffix); ok {
+			number, unit = strings.TrimSpace(before), 1<<(10*(i+1))
+		}
+	}
+	x, err := strconv.ParseFloat(number, 64)
+	if x *= float64(unit); err != nil || !(x >= 1 && x < 1<<62) {
+		return 0, usageError{fmt.Errorf("--%s is %q; want a number of bytes from 1, or one of KiB, MiB, GiB or TiB", flag, text)}
+	}
+	return int64(x), nil
+}
+
+// samplingFlags defines the flags that say how tokens are chosen.
+func samplingFlags(c *cobra.Command) *generate.Sampling {
+	var s generate.Sampling
+	f := c.Flags()
+	f.Float64Var(&s.Temperature, "temperature", 0, "`number` by which logits are divided before a token is drawn; 0 takes the likeliest")
+	f.IntVar(&s.TopK, "top-k", 0, "`tokens` to draw from, the likeliest ones; 0 means all")
+	f.Float64Var(&s.TopP, "top-p", 1, "`share` of the probability that the likeliest tokens, which are drawn from, have together")
+	f.Float64Var(&s.MinP, "min-p", 0, "`share` of the likeliest token's probability that all have which are drawn from")
+	f.Float64Var(&s.RepetitionPenalty, "repetition-penalty", 1, "`factor` by which tokens become less likely that are there already")
+	f.Uint64Var(&s.Seed, "seed", 0, "`number` that draws begin with: the same one gives the same text")
+	return &s
+}
+
+// checkSampling reports what is wrong with the flags of sampling.
+func checkSampling(c *cobra.Command, s *generate.Sampling) error {
+	if err := s.Validate(); err != nil {
+		return usageError{errors.New(flagNames.Replace(err.Error()))}
+	}
+	if s.Temperature > 0 {
+		return nil
+	}
+	for _, name := range []string{"top-k", "top-p", "min-p", "seed"} {
+		if c.Flags().Changed(name) {
+			return usageError{fmt.Errorf("--%s is given without a --temperature; want one above 0, or the likeliest token is taken", name)}
+		}
+	}
+	return nil
+}
+
+// modelNames says what a command line may call a model.
+const modelNames = `a directory as Hugging Face lays it out, a GGUF file, or ORG/NAME or
+ORG/NAME:FILE of the Hugging Face hub, which "anchor pull" has downloaded.`
+
 func threadsFlag(c *cobra.Command) *int {
 	return c.Flags().Int("threads", 0, "`goroutines` to compute on; 0 means one per core")
+}
+
+func deviceFlag(c *cobra.Command) *string {
+	return c.Flags().String("device", "cpu", "where to compute: "+devices+"; cuda wants BF16 or F16, and anchor or dense")
 }
 
 func jsonFlag(c *cobra.Command, what string) *bool {
@@ -223,7 +345,9 @@ func (c chosen) report() *anchor.Params {
 // flagNames turns the names of parameters into those of their flags.
 var flagNames = strings.NewReplacer("Params.Block·Step", "--block·--step", "Params.Block", "--block", "Params.Step", "--step",
 	"Params.Init", "--init", "Params.Local", "--local", "Params.Theta", "--theta", "Params.Tail", "--tail",
-	"Params.Pool", "--pool", "Params.Spikes", "--spikes", "Params.MaxDensity", "--max-density", "Params.HeadTheta", "head_theta")
+	"Params.Pool", "--pool", "Params.Spikes", "--spikes", "Params.MaxDensity", "--max-density", "Params.HeadTheta", "head_theta",
+	"Sampling.Temperature", "--temperature", "Sampling.TopK", "--top-k", "Sampling.TopP", "--top-p", "Sampling.MinP", "--min-p",
+	"Sampling.RepetitionPenalty", "--repetition-penalty")
 
 // flagError says what a flag's value may be, where package pflag says how it failed to read one.
 func flagError(_ *cobra.Command, err error) error {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -19,16 +20,17 @@ func newInspect() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "inspect MODEL [flags]",
 		Short: "Say what a model is, and what it takes",
-		Long: `Inspect opens a model, a directory as Hugging Face lays it out or a GGUF file, and
-prints its architecture and sizes, what is particular to its decoder block, the types
-and the memory of its weights, and the memory of the keys and values of a text of
---length tokens.
+		Long: `Inspect opens a model and prints its architecture and sizes, what is particular to its
+decoder block, the types and the memory of its weights, and the memory of the keys and
+values of a text of --length tokens for each --cache-type of "anchor run".
+
+MODEL is ` + modelNames + `
 
 With --json, one object is printed: model, architecture, parameters, vocab, hidden,
 intermediate, layers, heads, kv_heads, head_dim, context, rope {theta, scaling, factor,
 original_context, attention_factor}, windows (keys that a row of each layer sees, 0 for
 all; none if all layers see all), qkv_bias, qk_norm, tied, weights [{type, tensors,
-parameters, bytes}], weight_bytes, length, cache_bytes, tokenizer, bos and eos.`,
+parameters, bytes}], weight_bytes, length, cache_bytes (by cache type), tokenizer, bos and eos.`,
 		Example: `  anchor inspect ./SmolLM2-135M
   anchor inspect qwen2.5-7b-instruct-q4_k_m.gguf --length 131072`,
 		Args:    takes("MODEL"),
@@ -40,7 +42,7 @@ parameters, bytes}], weight_bytes, length, cache_bytes, tokenizer, bos and eos.`
 		if *length < 0 {
 			return usageError{fmt.Errorf("--length is %d; want ≥ 0", *length)}
 		}
-		m, err := model.Open(args[0])
+		m, err := openCheckpoint(args[0])
 		if err != nil {
 			return err
 		}
@@ -78,10 +80,11 @@ type inspection struct {
 	Weights      []typeWeights `json:"weights"` // by type, the largest first
 	WeightBytes  int64         `json:"weight_bytes"`
 	Length       int           `json:"length"`
-	CacheBytes   int64         `json:"cache_bytes"` // of as many tokens, in single precision
-	Tokenizer    string        `json:"tokenizer"`   // "" if there is none at hand
-	BOS          int32         `json:"bos"`         // −1 for none
+	Tokenizer    string        `json:"tokenizer"` // "" if there is none at hand
+	BOS          int32         `json:"bos"`       // −1 for none
 	EOS          []int32       `json:"eos"`
+
+	CacheBytes map[string]int64 `json:"cache_bytes"` // of as many tokens, in whole pages, by cache type
 }
 
 type inspectedRope struct {
@@ -99,19 +102,26 @@ type typeWeights struct {
 	Bytes      int64  `json:"bytes"`
 }
 
-func inspect(path string, m *model.Model, length int) (*inspection, error) {
+func inspect(name string, m *checkpoint, length int) (*inspection, error) {
 	c := m.Config()
 	if length == 0 {
 		length = c.MaxPositions
 	}
 	s := c.RopeScaling
 	i := &inspection{
-		Model: path, Architecture: c.Architecture, Vocab: c.Vocab, Hidden: c.Hidden, Intermediate: c.Intermediate,
+		Model: name, Architecture: c.Architecture, Vocab: c.Vocab, Hidden: c.Hidden, Intermediate: c.Intermediate,
 		Layers: c.Layers, Heads: c.Heads, KVHeads: c.KVHeads, HeadDim: c.HeadDim, Context: c.MaxPositions,
 		Rope:    inspectedRope{c.RopeTheta, s.Type, s.Factor, s.Original, s.Attention},
 		Windows: c.Windows, QKVBias: c.QKVBias, QKNorm: c.QKNorm, Tied: c.Tied,
-		Length: length, CacheBytes: 8 * int64(c.Layers) * int64(c.KVHeads*c.HeadDim) * int64(length),
-		BOS: c.BOS, EOS: c.EOS,
+		Length: length, BOS: c.BOS, EOS: c.EOS, CacheBytes: map[string]int64{},
+	}
+	pages := int64(length+model.PageTokens-1) / model.PageTokens
+	for _, t := range cacheTypes {
+		pool, err := m.NewPool(t.dtype, math.MaxInt64)
+		if err != nil {
+			return nil, err
+		}
+		i.CacheBytes[t.name] = pages * pool.PageBytes()
 	}
 	for _, w := range m.Weights() {
 		elements := int64(1)
@@ -132,20 +142,20 @@ func inspect(path string, m *model.Model, length int) (*inspection, error) {
 	}
 	slices.SortStableFunc(i.Weights, func(a, b typeWeights) int { return int(b.Bytes - a.Bytes) })
 	var err error
-	i.Tokenizer, err = tokenizerKind(path, m)
+	i.Tokenizer, err = m.tokenizerKind()
 	return i, err
 }
 
 // tokenizerKind says what tokenizer a model has, "" if there is none beside it.
-func tokenizerKind(path string, m *model.Model) (string, error) {
-	if meta := m.Metadata(); meta != nil {
+func (c *checkpoint) tokenizerKind() (string, error) {
+	if meta := c.Metadata(); meta != nil {
 		v := meta.Vocabulary
 		if v.Pre != "" {
 			return v.Model + ", " + v.Pre, nil
 		}
 		return v.Model, nil
 	}
-	path = filepath.Join(path, "tokenizer.json")
+	path := filepath.Join(c.path, "tokenizer.json")
 	data, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return "", nil
@@ -191,7 +201,10 @@ func (i *inspection) write(w io.Writer) error {
 	for _, k := range i.Weights {
 		row("  "+k.Type, "%s, %d tensors", bytesText(k.Bytes), k.Tensors)
 	}
-	row("keys and values", "%s for %d tokens, in single precision", bytesText(i.CacheBytes), i.Length)
+	row("keys and values", "of %d tokens", i.Length)
+	for _, t := range cacheTypes {
+		row("  "+t.name, "%s", bytesText(i.CacheBytes[t.name]))
+	}
 	return t.Flush()
 }
 

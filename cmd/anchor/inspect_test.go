@@ -70,8 +70,8 @@ func smallModel(t testing.TB) string {
 	return dir
 }
 
-// smallGGUF writes a model of zeros with a tokenizer of letters and so many positions to a GGUF file.
-func smallGGUF(t testing.TB, context int) string {
+// smallGGUF writes a model of zeros with a tokenizer of letters, so many positions and more metadata to a GGUF file.
+func smallGGUF(t testing.TB, context int, more ...gguf.KeyValue) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "small.gguf")
 	words, types := strings.Split("a b c d e f g h i j k l m n o p q r s t u v w x y z Ġ </s>", " "), slices.Repeat([]int32{1}, 28)
@@ -88,13 +88,13 @@ func smallGGUF(t testing.TB, context int) string {
 	for _, name := range []string{"attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"} {
 		tensors = append(tensors, gguf.Source{Name: "blk.0." + name + ".weight", Shape: []int{32, 32}, Type: matrix.Q8_0, Write: write(32 * 34)})
 	}
-	err := gguf.WriteFile(t.Context(), path, []gguf.KeyValue{
+	err := gguf.WriteFile(t.Context(), path, append([]gguf.KeyValue{
 		{Key: "general.architecture", Value: "llama"}, {Key: "llama.block_count", Value: uint32(1)}, {Key: "llama.context_length", Value: uint32(context)},
 		{Key: "llama.embedding_length", Value: uint32(32)}, {Key: "llama.feed_forward_length", Value: uint32(32)},
 		{Key: "llama.attention.head_count", Value: uint32(4)}, {Key: "llama.attention.layer_norm_rms_epsilon", Value: float32(1e-5)},
 		{Key: "tokenizer.ggml.model", Value: "gpt2"}, {Key: "tokenizer.ggml.pre", Value: "smollm"},
 		{Key: "tokenizer.ggml.tokens", Value: words}, {Key: "tokenizer.ggml.token_type", Value: types}, {Key: "tokenizer.ggml.merges", Value: []string{}},
-	}, tensors...)
+	}, more...), tensors...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,9 +114,11 @@ func TestInspect(t *testing.T) {
 		Model: dir, Architecture: "qwen2", Parameters: int64(vocab*16 + 3*layer + 16), Vocab: vocab, Hidden: 16, Intermediate: 24,
 		Layers: 3, Heads: 6, KVHeads: 2, HeadDim: 8, Context: 1024,
 		Rope:    inspectedRope{10000, "yarn", 4, 256, got.Rope.Attention},
-		Windows: []int{0, 10, 10}, QKVBias: true, Tied: true, Length: 100, CacheBytes: 100 * 3 * 2 * 2 * 8 * 4,
+		Windows: []int{0, 10, 10}, QKVBias: true, Tied: true, Length: 100,
 		Tokenizer: "WordLevel", BOS: -1, EOS: []int32{0, 1},
 	}
+	const rows = 128 * 3 * 2 * 2 // of a page, in which 100 tokens lie
+	want.CacheBytes = map[string]int64{"f32": rows * 8 * 4, "bf16": rows * 8 * 2, "f16": rows * 8 * 2, "8bit": rows * (8 + 4)}
 	want.Weights = []typeWeights{{"F32", 1 + 3*12 + 1, want.Parameters, 4 * want.Parameters}}
 	want.WeightBytes = 4 * want.Parameters
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -127,7 +129,7 @@ func TestInspect(t *testing.T) {
 		"architecture       qwen2", "layers             3, 16 wide, MLP 24 wide", "heads              6 over 2 of keys and values, 8 wide",
 		"with               biases of queries, keys and values, the embedding for a head", "windows            10 keys in layers 1 to 2",
 		"rotary embedding   theta 10000, scaling yarn by 4 from 256 tokens", "context            1024 tokens", "tokenizer          WordLevel",
-		"ends with          token 0, 1", "keys and values    384.0 KiB for 1024 tokens, in single precision",
+		"ends with          token 0, 1", "keys and values    of 1024 tokens", "  f32              384.0 KiB", "  bf16             192.0 KiB", "  8bit             144.0 KiB",
 	} {
 		if !strings.Contains(out, line+"\n") {
 			t.Errorf("no line %q in\n%s", line, out)

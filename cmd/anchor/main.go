@@ -12,9 +12,12 @@ import (
 	"strings"
 	"syscall"
 	"unicode/utf8"
+
+	"github.com/anchorattention/anchor/chat"
 )
 
 func main() {
+	chat.Main() // which does not return in the child process that renders a chat template
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the program at once
 	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))

@@ -16,10 +16,20 @@ import (
 
 	"github.com/anchorattention/anchor"
 	"github.com/anchorattention/anchor/bench"
+	"github.com/anchorattention/anchor/chat"
 	"github.com/anchorattention/anchor/model/retrieval"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 )
+
+// The test's program is anchor itself where it is started as such: as the renderer of chat templates, or by a test.
+func TestMain(m *testing.M) {
+	chat.Main()
+	if os.Getenv("ANCHOR_TEST_COMMAND") != "" {
+		main()
+	}
+	os.Exit(m.Run())
+}
 
 // anchorCommand runs a command line and returns the exit status and what it printed.
 func anchorCommand(t testing.TB, args ...string) (status int, stdout, stderr string) {
@@ -129,12 +139,22 @@ func TestErrors(t *testing.T) {
 		{[]string{"attend", dir + "/a\nb\x1b[2J", "-o", out}, 1, `a; b\x1b[2J: no such file`},
 		{[]string{"run", "x"}, 2, "--model is missing"},
 		{[]string{"run", "--model", dir}, 2, "no PROMPT"},
-		{[]string{"run", "--model", dir, "x"}, 1, "tokenizer.json"},
+		{[]string{"run", "--model", dir, "x"}, 1, "config.json"},
+		{[]string{"run", "--model", dir + "/no", "x"}, 1, "no such file"},
 		{[]string{"run", "--model", dir, "--file", dir + "/no"}, 1, "no such file"},
+		{[]string{"run", "--model", dir, "--file", "-", "--file", "-"}, 2, "--file is - 2 times"},
+		{[]string{"run", "--model", dir, "--file", "-", "--interactive"}, 2, "takes messages from stdin"},
+		{[]string{"run", "--model", dir, "x", "--save"}, 2, "--save is given without --history"},
 		{[]string{"run", "--model", dir, "x", "--max-tokens", "0"}, 2, "--max-tokens is 0"},
-		{[]string{"run", "--model", dir, "x", "--temperature", "-1"}, 2, "--temperature is -1"},
-		{[]string{"run", "--model", dir, "x", "--cache", "F64"}, 2, `--cache is "F64"; want one of F32, BF16, F16, I8`},
 		{[]string{"run", "--model", dir, "x", "--attention", "y"}, 2, `--attention is "y"`},
+		{[]string{"run", "--model", dir, "x", "--dense-below", "-1"}, 2, "--dense-below is -1"},
+		{[]string{"run", "--model", dir, "x", "--temperature", "-1"}, 2, "--temperature is -1"},
+		{[]string{"run", "--model", dir, "x", "--temperature", "1", "--top-p", "2"}, 2, "--top-p is 2; want 0 … 1"},
+		{[]string{"run", "--model", dir, "x", "--top-k", "5"}, 2, "--top-k is given without a --temperature"},
+		{[]string{"run", "--model", dir, "x", "--logprobs", "5"}, 2, "--logprobs is given without --json"},
+		{[]string{"run", "--model", dir, "x", "--logprobs", "-1", "--json"}, 2, "--logprobs is -1"},
+		{[]string{"run", "--model", dir, "x", "--cache-type", "F64"}, 2, `--cache-type is "F64"; want one of f32, bf16, f16, 8bit`},
+		{[]string{"run", "--model", dir, "x", "--cache-memory", "2x"}, 2, `--cache-memory is "2x"; want a number of bytes`},
 		{[]string{"bench", "x"}, 2, "want none"},
 		{[]string{"bench", "--lengths", "1,abc"}, 2, `--lengths is "1,abc"; want whole numbers`},
 		{[]string{"bench", "--lengths", "268435456"}, 2, "need 1536.0 GiB"},
@@ -379,7 +399,7 @@ func TestParamFlags(t *testing.T) {
 	}
 	for _, sub := range subs {
 		switch sub.Name() {
-		case "make-model", "tune", "inspect", "capture":
+		case "make-model", "tune", "pull", "inspect", "capture", "worker":
 			continue
 		}
 		c.Flags().VisitAll(func(f *pflag.Flag) {

@@ -103,7 +103,7 @@ func TestMakeModelAndRun(t *testing.T) {
 		}
 	}
 	m := object(t, mustRun(t, "run", "--model", dir, "--audit", "16", "--json", p.Text),
-		"text tokens generated ended attention isa params ttft_seconds attention_seconds other_seconds stage_seconds density recall decode_tokens_per_second")
+		"text tokens cached_tokens generated ended end attention isa params ttft_seconds attention_seconds other_seconds product_seconds stage_seconds density recall decode_tokens_per_second peak_memory_bytes")
 	if m["text"] != p.Answer || m["tokens"] != 300.0 || m["generated"] != 1.0 || m["ended"] != true {
 		t.Errorf("report is %v", m)
 	}
@@ -111,14 +111,14 @@ func TestMakeModelAndRun(t *testing.T) {
 	// Other types of cache, dense layers and drawing among one token give the answer too; --stats says where time went.
 	args := []string{"run", "--model", dir, p.Text, "--stats", "--block", "16", "--step", "2", "--theta", "-inf", "--tail", "0"}
 	for _, more := range [][]string{
-		{"--dense-layers", "0,1"}, {"--dense-below", "301"}, {"--dense-below", "301", "--cache", "BF16"}, {"--dense-below", "301", "--cache", "I8"},
+		{"--dense-layers", "0,1"}, {"--dense-below", "301"}, {"--dense-below", "301", "--cache-type", "bf16"}, {"--dense-below", "301", "--cache-type", "8bit"},
 		{"--dense-below", "301", "--temperature", "1", "--top-k", "1", "--seed", "7"},
 	} {
 		var stdout, stderr bytes.Buffer
 		if status := run(t.Context(), slices.Concat(args, more), nil, &stdout, &stderr); status != 0 || stdout.String() != p.Answer+"\n" {
 			t.Errorf("%q: status %d, answer %q, %s; want %q", more, status, stdout.String(), stderr.String(), p.Answer)
 		}
-		for _, want := range []string{"300 tokens", "of them cached", "time to first token", "in attention", "dense", "in matrix products", "in all else", "tokens/s"} {
+		for _, want := range []string{"300 tokens, 0 of them", "time to first token", "attention", "dense", "matrix products", "all else", "tokens/s", "ended by the model"} {
 			if !strings.Contains(stderr.String(), want) {
 				t.Errorf("%q: stats do not say %q:\n%s", more, want, stderr.String())
 			}

@@ -6,58 +6,69 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 
-	"github.com/anchorattention/anchor"
 	"github.com/anchorattention/anchor/generate"
-	"github.com/anchorattention/anchor/model"
 	"github.com/anchorattention/anchor/tokenizer"
 	"github.com/spf13/cobra"
 )
 
 func newRun() *cobra.Command {
 	c := &cobra.Command{
-		Use:   "run --model DIR [--file TEXT] [flags] [PROMPT]",
-		Short: "Continue a prompt with a model",
-		Long: `Run continues a prompt with a Llama model and prints the text to stdout as it
-comes, then timings to stderr, or with --stats where the time went. At every step
-the likeliest token is taken, or one is drawn with --temperature, until the model
-ends the text, a text given with --stop comes or --max-tokens are there.
+		Use:   "run --model MODEL [flags] [PROMPT]",
+		Short: "Continue a prompt with a model, or talk with it",
+		Long: `Run continues a prompt with a model and prints the text to stdout as it comes, then
+timings to stderr; --stats says more of these.
 
-The model is a directory as Hugging Face lays it out: config.json, tokenizer.json
-and model.safetensors, or shards with model.safetensors.index.json. The prompt is
-PROMPT as it stands, without a chat template; with --file, the text in that file,
-an empty line, and PROMPT.
+MODEL is ` + modelNames + `
 
---attention is the prompt's; generated tokens see every key. A prompt shorter than
---dense-below is attended to densely, and so is every prompt in --dense-layers.
+The prompt is the texts of all --file, in order, and PROMPT, with an empty line between
+each two, as they stand; without any of these it is stdin. With --chat it is a message
+to a model that was trained on conversations, put as the model's own chat template
+says. A conversation begins with the messages of --history and the instructions of
+--system. With --interactive it goes on: each line of stdin is a message, of which the
+first comes after the texts. Whole groups of block·step tokens at the beginning, 2048 of
+them, are not read again. Ctrl-C ends an answer, and at the prompt the program. Text that
+spells a model's special tokens is read as these.
 
-With --json, one object is printed instead: text, tokens (of the prompt), generated,
-ended (by the model), attention, isa, params, ttft_seconds (time to first token,
-the audit left out), attention_seconds, other_seconds, product_seconds (of those, in
-products with matrices), cached (tokens of the prompt), stage_seconds, density,
-dense_share (of groups), stripes, recall {mean, p5, min} if audited,
-decode_tokens_per_second, and peak_memory_bytes (of the process).`,
+At every step the likeliest token is taken, or with a --temperature one drawn, until
+the model ends the text, a --stop comes or --max-tokens are there. A text longer than
+the model's context, or than --cache-memory holds, is an error at once.
+
+--attention is the prompt's; generated tokens see every key.
+
+With --json, one object is printed instead, with --interactive one for each answer: text,
+tokens (of the prompt), cached_tokens (of these, read before), generated, ended (by the
+model), end (end, stop or length), logprobs (with --logprobs: of each token id, token,
+logprob in nats, and the likeliest as top), attention, isa, params, dense_layers,
+dense_below, ttft_seconds (time to first token, the audit left out), attention_seconds,
+other_seconds, product_seconds (of these, in products with the model's matrices),
+stage_seconds, density, dense_share (of groups), stripes, recall {mean, p5, min} if audited,
+prompt_tokens_per_second, decode_tokens_per_second, peak_memory_bytes.`,
 		Example: `  anchor run --model ./SmolLM2-135M "The capital of France is"
-  anchor run --model ./SmolLM2-135M --file report.txt "In short,"
-  anchor run --model ./SmolLM2-135M --file report.txt --attention dense "In short,"`,
+  anchor run --model HuggingFaceTB/SmolLM2-135M-Instruct --chat --file report.txt "Sum this up."
+  anchor run --model qwen2.5-7b-instruct-q4_k_m.gguf --interactive --cache-type bf16
+  anchor run --model ./SmolLM2-135M --file report.txt --attention dense --stats "In short,"`,
 		Args:    takes("[PROMPT]"),
 		PreRunE: checkKernels,
 	}
 	g := generation{}
 	f := c.Flags()
-	f.StringVar(&g.model, "model", "", "`directory` of the model, required")
-	f.StringVar(&g.file, "file", "", "`file` of text that comes before the prompt; - means stdin")
-	f.StringVar(&g.attention, "attention", "anchor", "`method` of attention, or method=value to set its knob: "+methodNames(true))
-	f.IntVar(&g.maxTokens, "max-tokens", 128, "`tokens` to generate at most")
+	f.StringVar(&g.model, "model", "", "`model`, required")
+	f.StringArrayVar(&g.files, "file", nil, "`file` of text that comes before PROMPT; - means stdin; may be given more than once")
+	f.BoolVar(&g.chat, "chat", false, "take the prompt for a message to the model")
+	f.BoolVar(&g.interactive, "interactive", false, "take each line of stdin for a message to the model; implies --chat")
+	f.StringVar(&g.system, "system", "", "`instructions` that a conversation begins with; implies --chat")
+	f.StringVar(&g.history, "history", "", "`file` of messages that came before, [{\"role\": …, \"content\": …}, …]; implies --chat")
+	f.BoolVar(&g.save, "save", false, "write the conversation to the file of --history, which need not be there yet")
+	f.IntVar(&g.maxTokens, "max-tokens", 128, "`tokens` to generate at most; without, 1024 in a conversation")
+	f.StringArrayVar(&g.stop, "stop", nil, "`text` that ends what is generated, and is left out; may be given more than once")
+	f.IntVar(&g.logProbs, "logprobs", 0, "so many of the likeliest `tokens` at each step, with log-probabilities, into --json")
 	f.IntVar(&g.audit, "audit", 0, "`rows` of the prompt, of each head and layer, whose exact recall is measured")
-	f.IntSliceVar(&g.denseLayers, "dense-layers", nil, "`layers`, from 0, in which every row sees every key")
-	f.IntVar(&g.denseBelow, "dense-below", 0, "`tokens` of a prompt below which it is attended to densely")
-	f.BoolVar(&g.stats, "stats", false, "say where the time went, and how much memory")
-	g.sampling, g.stop = samplingFlags(c)
-	g.cache = cacheFlag(c)
-	g.params = paramFlags(c)
+	f.BoolVar(&g.stats, "stats", false, "print where time and memory went")
+	g.attention = attentionFlags(c)
+	g.sampling = samplingFlags(c)
+	g.cache = newCacheFlags(c)
 	g.costs = costsFlag(c)
 	g.threads = threadsFlag(c)
 	g.json = jsonFlag(c, "text and measurements as one JSON object")
@@ -67,91 +78,211 @@ decode_tokens_per_second, and peak_memory_bytes (of the process).`,
 
 // generation is one run of the subcommand.
 type generation struct {
-	model, file, attention string
-	maxTokens, audit       int
-	denseLayers            []int
-	denseBelow             int
-	stats                  bool
-	sampling               *generate.Sampling
-	stop                   *[]string
-	cache                  *string
-	params                 *anchor.Params
-	costs                  *string
-	threads                *int
-	json                   *bool
+	model             string
+	files, stop       []string
+	chat, interactive bool
+	system, history   string
+	save, stats       bool
+	maxTokens, audit  int
+	logProbs          int
+	likely            bool // logProbs is given
+	attention         *attention
+	sampling          *generate.Sampling
+	cache             *cacheFlags
+	costs             *string
+	threads           *int
+	json              *bool
 }
 
-func (g *generation) run(c *cobra.Command, args []string) (err error) {
-	if err := readParams(c, g.params); err != nil {
-		return err
+// check reports what is wrong with the command line.
+func (g *generation) check(c *cobra.Command, args []string) error {
+	stdin := 0
+	for _, f := range g.files {
+		if f == "-" {
+			stdin++
+		}
 	}
-	method, err := method("attention", g.attention, *g.params, true)
-	if err != nil {
-		return err
+	g.chat = g.chat || g.interactive || g.system != "" || g.history != ""
+	if g.chat && !c.Flags().Changed("max-tokens") {
+		g.maxTokens = 1024
 	}
+	g.likely = c.Flags().Changed("logprobs")
 	switch {
 	case g.model == "":
-		return usageError{errors.New("--model is missing; want the directory of a model")}
-	case g.file == "" && len(args) == 0:
-		return usageError{errors.New("no PROMPT and no --file; want one at least")}
+		return usageError{errors.New("--model is missing; want a directory, a GGUF file or ORG/NAME")}
+	case stdin > 1:
+		return usageError{fmt.Errorf("--file is - %d times; stdin can be read once", stdin)}
+	case stdin > 0 && g.interactive:
+		return usageError{errors.New("--file is - with --interactive, which takes messages from stdin; want one of the two")}
+	case g.save && g.history == "":
+		return usageError{errors.New("--save is given without --history; want a file to write the conversation to")}
 	case g.maxTokens < 1:
 		return usageError{fmt.Errorf("--max-tokens is %d; want ≥ 1", g.maxTokens)}
 	case *g.threads < 0:
 		return usageError{fmt.Errorf("--threads is %d; want ≥ 0", *g.threads)}
 	case g.audit < 0:
 		return usageError{fmt.Errorf("--audit is %d; want ≥ 0", g.audit)}
+	case g.logProbs < 0:
+		return usageError{fmt.Errorf("--logprobs is %d; want ≥ 0", g.logProbs)}
+	case g.likely && !*g.json:
+		return usageError{errors.New("--logprobs is given without --json; want the two together")}
+	case len(args) == 0 && len(g.files) == 0 && !g.interactive && isTerminal(c.InOrStdin()):
+		return usageError{errNoPrompt}
 	}
-	if err := g.sampling.Validate(); err != nil {
-		return usageError{errors.New(samplingNames.Replace(err.Error()))}
-	}
-	cached, err := cacheType(*g.cache)
+	return checkSampling(c, g.sampling)
+}
+
+var errNoPrompt = errors.New("no PROMPT, no --file and nothing on stdin; want one at least")
+
+func (g *generation) run(c *cobra.Command, args []string) (err error) {
+	method, err := g.attention.read(c)
 	if err != nil {
 		return err
 	}
-	costs, err := readCosts(*g.costs)
-	if err != nil {
+	if err := g.check(c, args); err != nil {
+		return err
+	}
+	opt := generate.Options{Threads: *g.threads}
+	if opt.CacheType, opt.CacheBytes, err = g.cache.read(); err != nil {
+		return err
+	}
+	if opt.Costs, err = readCosts(*g.costs); err != nil {
 		return err
 	}
 	text, err := g.prompt(c.Context(), c.InOrStdin(), args)
 	if err != nil {
 		return err
 	}
-	tok, err := tokenizer.Load(filepath.Join(g.model, "tokenizer.json"))
-	if err != nil {
-		return err
-	}
-	m, err := model.Open(g.model)
+	m, err := openCheckpoint(g.model)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, m.Close()) }()
-
-	attention := method.attention()
-	attention.DenseLayers, attention.DenseBelow = g.denseLayers, g.denseBelow
-	e, err := generate.New(m, generate.Options{Attention: attention, CacheType: cached, Costs: costs, Threads: *g.threads})
+	tok, err := m.tokenizer()
 	if err != nil {
 		return err
 	}
-	bar := startProgress(c.ErrOrStderr(), "reading the prompt")
+	if opt.Attention, err = g.attention.section(method, m.Config().Layers); err != nil {
+		return err
+	}
+	engine, err := generate.New(m.Model, opt)
+	if err != nil {
+		return err
+	}
+	s := &speaker{generation: g, engine: engine, tokenizer: tok, method: method, section: opt.Attention, context: m.Config().MaxPositions,
+		clip: !c.Flags().Changed("max-tokens"), out: c.OutOrStdout(), err: c.ErrOrStderr()}
+	if !g.chat {
+		_, err := s.say(c.Context(), tok.Encode(text, true).IDs)
+		return err
+	}
+	t, err := m.template(tok)
+	if err != nil {
+		return err
+	}
+	talk, err := g.conversation(t)
+	if err != nil {
+		return err
+	}
+	if g.interactive {
+		return talk.converse(c.Context(), s, c.InOrStdin(), text, len(args) > 0 && args[0] != "")
+	}
+	return talk.turn(c.Context(), s, text)
+}
+
+// prompt returns the texts of the command line, or stdin where it has none.
+func (g *generation) prompt(ctx context.Context, stdin io.Reader, args []string) (string, error) {
+	files := g.files
+	if len(files) == 0 && len(args) == 0 && !g.interactive {
+		files = []string{"-"}
+	}
+	var texts []string
+	for _, f := range files {
+		text, err := readText(ctx, stdin, f)
+		if err != nil {
+			return "", err
+		}
+		texts = append(texts, text)
+	}
+	if len(g.files) == 0 && len(files) == 1 && texts[0] == "" {
+		return "", usageError{errNoPrompt}
+	}
+	for _, a := range args {
+		if a != "" {
+			texts = append(texts, a)
+		}
+	}
+	return strings.Join(texts, "\n\n"), nil
+}
+
+// readText reads a file, or stdin if its name is -. It does not wait for text beyond the end of the context.
+func readText(ctx context.Context, stdin io.Reader, file string) (string, error) {
+	var text []byte
+	var err error
+	read := make(chan struct{})
+	go func() { // which goes on if the context ends: nothing else ends a read from a terminal
+		defer close(read)
+		if file == "-" {
+			text, err = io.ReadAll(stdin)
+		} else {
+			text, err = os.ReadFile(file)
+		}
+	}()
+	select {
+	case <-ctx.Done():
+		return "", ctx.Err()
+	case <-read:
+		return string(text), err
+	}
+}
+
+// isTerminal reports whether somebody may be typing there.
+func isTerminal(r io.Reader) bool {
+	f, ok := r.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}
+
+// A speaker generates texts and prints them.
+type speaker struct {
+	*generation
+	engine    *generate.Engine
+	tokenizer *tokenizer.Tokenizer
+	method    chosen
+	section   generate.Attention
+	context   int  // of the model, in tokens
+	clip      bool // maxTokens may be fewer, to fit in
+	out, err  io.Writer
+}
+
+// say continues a prompt and prints the text as it comes, and what it took. The result is what there is of it upon an error.
+func (s *speaker) say(ctx context.Context, prompt []int32) (*generate.Result, error) {
+	r := generate.Request{
+		Prompt: prompt, MaxTokens: s.maxTokens, Sampling: *s.sampling, Tokenizer: s.tokenizer, Stop: s.stop,
+		LogProbs: s.likely, TopLogProbs: s.logProbs, AuditRows: s.audit,
+	}
+	if s.clip {
+		r.MaxTokens = max(1, min(r.MaxTokens, s.context-len(prompt)+1))
+	}
+	bar := startProgress(s.err, "reading the prompt")
 	defer bar.end()
-	prompt := tok.Encode(text, true).IDs
+	r.Progress = bar.report
 	started := false
 	var broken error // stdout's
-	put := func(s string) error {
-		if !*g.json && broken == nil {
-			_, broken = io.WriteString(c.OutOrStdout(), s)
+	put := func(text string) error {
+		if !*s.json && broken == nil {
+			_, broken = io.WriteString(s.out, text)
 		}
 		return broken
 	}
-	res, err := e.Generate(c.Context(), generate.Request{
-		Prompt: prompt, MaxTokens: g.maxTokens, Sampling: *g.sampling, Tokenizer: tok, Stop: *g.stop, AuditRows: g.audit,
-		Progress: bar.report,
-		Token: func(t generate.Token) error {
-			bar.end()
-			started = true
-			return put(t.Text)
-		},
-	})
+	r.Token = func(t generate.Token) error {
+		bar.end()
+		started = true
+		return put(t.Text)
+	}
+	res, err := s.engine.Generate(ctx, r)
 	bar.end()
 	if started {
 		if e := put("\n"); err == nil {
@@ -159,93 +290,45 @@ func (g *generation) run(c *cobra.Command, args []string) (err error) {
 		}
 	}
 	if err != nil {
-		return err
+		return res, err
 	}
-	r := newGenerated(method, len(prompt), res)
-	if *g.json {
-		return printJSON(c.OutOrStdout(), struct {
-			Text string `json:"text"`
+	g := newGenerated(s.method, res)
+	g.DenseLayers, g.DenseBelow = s.section.DenseLayers, s.section.DenseBelow
+	switch {
+	case *s.json:
+		return res, printJSON(s.out, struct {
+			Text     string       `json:"text"`
+			LogProbs []likelihood `json:"logprobs,omitempty"`
 			generated
-		}{res.Text, r})
+		}{res.Text, s.likelihoods(res), g})
+	case s.stats:
+		return res, g.write(s.err)
+	case !s.interactive:
+		return res, g.sum(s.err)
 	}
-	if g.stats {
-		return writeStats(c.ErrOrStderr(), &r)
-	}
-	fmt.Fprintf(c.ErrOrStderr(), "prompt: %d tokens, first token after %.3f s, %.3f s of it in attention (%s, density %.1f %%)\n",
-		r.Tokens, r.TTFT, r.AttentionSeconds, g.attention, 100*r.Density)
-	if r.Recall != nil {
-		fmt.Fprintf(c.ErrOrStderr(), "recall: mean %.5f, 5th percentile %.5f, minimum %.5f\n", r.Recall.Mean, r.Recall.P5, r.Recall.Min)
-	}
-	fmt.Fprintf(c.ErrOrStderr(), "generated: %d tokens, %.1f tokens/s\n", r.Generated, r.TokensPerSecond)
-	return nil
+	return res, nil
 }
 
-// prompt returns the text to continue. It does not wait for text beyond the end of the context.
-func (g *generation) prompt(ctx context.Context, stdin io.Reader, args []string) (string, error) {
-	question := strings.Join(args, "")
-	if g.file == "" {
-		return question, nil
+// A likelihood is a token with its log-probability.
+type likelihood struct {
+	ID      int32        `json:"id"`
+	Token   string       `json:"token"`
+	LogProb float64      `json:"logprob"`
+	Top     []likelihood `json:"top,omitempty"`
+}
+
+// likelihoods returns those of the generated tokens.
+func (s *speaker) likelihoods(res *generate.Result) []likelihood {
+	spell := func(id int32, logProb float64) likelihood {
+		return likelihood{ID: id, Token: s.tokenizer.Decode([]int32{id}, false), LogProb: logProb}
 	}
-	var text []byte
-	var err error
-	read := make(chan struct{})
-	go func() { // which goes on if the context ends: nothing else ends a read from a terminal
-		defer close(read)
-		if g.file == "-" {
-			text, err = io.ReadAll(stdin)
-		} else {
-			text, err = os.ReadFile(g.file)
+	var all []likelihood
+	for _, t := range res.LogProbs {
+		l := spell(t.ID, t.LogProb)
+		for _, other := range t.Top {
+			l.Top = append(l.Top, spell(other.ID, other.LogProb))
 		}
-	}()
-	select {
-	case <-ctx.Done():
-		return "", ctx.Err()
-	case <-read:
+		all = append(all, l)
 	}
-	if err != nil {
-		return "", err
-	}
-	if question == "" {
-		return string(text), nil
-	}
-	return string(text) + "\n\n" + question, nil
-}
-
-// generated are the measurements of one generation.
-type generated struct {
-	Attention        string             `json:"attention"` // method of the prompt's attention
-	ISA              string             `json:"isa"`
-	Params           *anchor.Params     `json:"params"`
-	Tokens           int                `json:"tokens"` // of the prompt
-	TTFT             float64            `json:"ttft_seconds"`
-	AttentionSeconds float64            `json:"attention_seconds"`
-	OtherSeconds     float64            `json:"other_seconds"`
-	ProductSeconds   float64            `json:"product_seconds"` // of those
-	Cached           int                `json:"cached"`          // tokens of the prompt
-	StageSeconds     map[string]float64 `json:"stage_seconds"`
-	Density          float64            `json:"density"`
-	DenseShare       float64            `json:"dense_share"` // of the groups planned by head
-	Stripes          int64              `json:"stripes"`
-	Recall           *anchor.Recall     `json:"recall,omitempty"`
-	Generated        int                `json:"generated"` // tokens
-	Ended            bool               `json:"ended"`     // by the model
-	TokensPerSecond  float64            `json:"decode_tokens_per_second"`
-	PeakMemory       int64              `json:"peak_memory_bytes"`
-}
-
-func newGenerated(method chosen, tokens int, res *generate.Result) generated {
-	a := res.Attention
-	g := generated{
-		Attention: method.Name, ISA: a.ISA, Params: method.report(), Tokens: tokens,
-		TTFT:             res.FirstToken,
-		AttentionSeconds: res.AttentionSeconds, OtherSeconds: res.OtherSeconds, ProductSeconds: res.ProductSeconds,
-		Cached: res.CachedTokens, PeakMemory: generate.PeakMemory(),
-		StageSeconds: a.StageSeconds(), Density: a.Density(), DenseShare: a.DenseShare(), Stripes: a.Stripes,
-		Generated: len(res.Tokens), Ended: res.End == generate.EndOfText, TokensPerSecond: res.TokensPerSecond(),
-	}
-	if len(a.Audit) > 0 {
-		g.Recall = &a.Recall
-	}
-	delete(g.StageSeconds, anchor.StageAudit.String())
-	return g
+	return all
 }

@@ -51,7 +51,7 @@ level, msg and what there is to it, such as job, score, ttft and took (in second
 	var idle time.Duration
 	o := natsFlags(c, "`address` of a NATS server, such as nats://host:4222, or of several with commas between them; required")
 	f := c.Flags()
-	f.StringVar(&x.model, "model", "", "`directory` of the model, or a GGUF file; without, the constructed model")
+	f.StringVar(&x.model, "model", "", "`model`: a directory, a GGUF file, or the name of what \"anchor pull\" downloaded; without, the constructed model")
 	x.templateFlag(c)
 	f.StringVar(&essay, "essay", "", "`file` of the essay, as for \"anchor eval\"")
 	f.StringVar(&squad, "squad", "", "`file` of questions for qa_1, as for \"anchor eval ruler\"")

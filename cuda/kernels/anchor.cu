@@ -3,35 +3,58 @@
 
 #include "common.h"
 
+// A Sequence is where the tensors of one are. Heads lie the given numbers of elements apart.
+struct Sequence {
+	Bytes q, k, v;
+	GLOBAL float *o, *lse;   // lse: 0 if nobody wants it
+	GLOBAL const u32 *pages; // the row, from k and v, at which each page of keys and values begins; 0: they are not paged
+	i64 qHead, kHead, vHead, oHead, lseHead;
+	i64 before;       // rows of the sequences before
+	int first, none;  // position of the first row
+};
+
 // A Tile is at most 128 query rows, positions [from, to), of which each sees the keys that bits name, where there are
 // bits, and those from start to its own position.
 struct Tile {
-	int from, to, start;
-	int group; // that has the bits, counted from the call's first; −1: none
+	int sequence, from, to, start;
+	int group; // that has the bits, among those of all sequences; −1: none
 };
 
-// Args are the arguments of all kernels. Strides are in elements.
-struct Args {
-	const u8 *q, *k, *v;
-	float *o, *lse;
-	i64 qHead, qRow, kHead, kRow, vHead, vRow, oHead, oRow, lseHead, lseRow;
+// A Group is the rows of a group, at positions from start on.
+struct Group {
+	i64 bits;        // where its bits are among those of a head, in words
+	int words;       // how many
+	int sequence, start;
+	int from, to;    // positions of the rows that see stripes
+	int init, local; // candidates are the keys [init, local)
+	int none;
+};
 
+// Args are the arguments of all kernels.
+struct Args {
+	const Sequence *sequences;
 	const Tile *tiles;
-	float *anchors;    // [heads, queries]: each row's largest logit in its window
+	const Group *groups;
+	float *anchors;    // [heads, rows]: each row's largest logit in its window
 	u16 *pool;         // [2, KV heads, groups, pooled, DIM]: mean queries, and what rounding them left
 	float *means;      // [KV heads, groups, pooled]: mean anchors
 	u32 *bits;         // by head and group: a bit for each key before the group
-	const i64 *words;  // [groups + 1]: where a group's bits are in its head's
 	int *counts;       // [heads, groups]: how many bits are set
-	u32 *next;         // counts what has been handed out beyond a tile for each block
+	u32 *tally;        // tiles handed out beyond one for each block, by attend and by anchors; rows of the output that are not finite
 
-	int heads, shared; // query heads, and how many share a KV head
-	int queries, keys, first; // rows, keys, and the position of the first row
-	int tileCount, section;   // tiles of a head; query heads that are done together
-	int block, step, init, local, denseFrom; // parameters
-	int groups, firstGroup;   // groups that hold a row, and the first of these
+	i64 rows, words;   // of all sequences; of bits of a head
+	u32 qStep, kvStep;    // from one row to the next, in pieces of 16 bytes
+	u32 oStep, lseStep;   // and in numbers
+	int pageShift;        // pages have 1 << pageShift rows
+
+	int heads, shared;    // query heads, and how many share a KV head
+	int tileCount, section; // tiles of a head; query heads that are done together
+	int groupCount, chunks; // of all sequences; of searchKeys keys before the last group of the longest
+	int block, step;        // parameters
 	float scale, theta;
 };
+
+static_assert(sizeof(Sequence) == 104 && sizeof(Tile) == 20 && sizeof(Group) == 40 && sizeof(Args) == 152, "as in plan.go");
 
 constexpr int dim = DIM;
 constexpr int pieces = (dim + 63) / 64;          // of 64 columns
@@ -39,11 +62,21 @@ constexpr int N = dim > 128 ? 64 : 128;          // keys in a block
 constexpr int rows = 128;                        // in a tile
 constexpr int keyStages = dim > 128 ? 2 : 3;     // blocks of keys in shared memory
 constexpr int valueStages = 2;                   // blocks of values there
-constexpr int producerRegisters = 88, consumerRegisters = 208; // of a thread, of 168 for each
+constexpr int producerRegisters = dim > 128 ? 72 : 104, consumerRegisters = dim > 128 ? 216 : 200; // of 168 for each thread
 constexpr int queryBytes = pieces * rows * 128;
 constexpr int blockBytes = pieces * N * 128;
 constexpr int ring = 8192;                       // keys that are kept
 constexpr float log2e = 1.44269504088896340736f, ln2 = 0.69314718055994530942f;
+
+// Pages tell where keys and values are.
+struct Pages {
+	GLOBAL const u32 *first;
+	int shift;
+	// row returns the row at which a key lies.
+	DEVICE u32 row(int key) const { return first ? first[key >> shift] + (key & ((1 << shift) - 1)) : key; }
+};
+
+typedef u32 Four __attribute__((ext_vector_type(4)));
 
 // A Copier copies rows of a head into a block in shared memory, swizzled: count rows by each warp. Lanes in groups copy
 // rows together; a group has each of its rows in turn.
@@ -62,48 +95,91 @@ template <int count, int perPiece> struct Copier { // bytes from one piece of 64
 		to = base + chunk / 8 * perPiece + first * 128 + chunk % 8 * 16;
 	}
 
-	// copy copies to the block the given bytes behind. from is the head; stride, between rows, is in bytes; index tells which
-	// row comes to be the i-th of the group.
-	template <class F> DEVICE void copy(u32 behind, const u8 *from, u32 stride, F index) const {
-		const bool idle = wide > chunks && chunk >= chunks;
-		from += (idle ? 0 : chunk) * 16;
-		const u32 base = to + behind;
+	DEVICE bool idle() const { return wide > chunks && chunk >= chunks; }
+
+	// base returns where rows go in the block the given bytes behind. The compiler is not to work out ahead what follows from
+	// it, which it has no registers to hold.
+	DEVICE u32 base(u32 behind) const {
+		u32 x = to + behind;
+		asm volatile("" : "+r"(x));
+		return x;
+	}
+
+	// find looks up where the rows of a group are, given the head and how far behind it each lies, in pieces of 16 bytes.
+	DEVICE void find(Bytes *source, Bytes from, const u32 *offsets) const {
+		from += (idle() ? 0 : chunk) * 16;
+		const Four *four = (const Four *)offsets;
+		UNROLL for (int i = 0; i < each; i++) source[i] = from + (u64)four[i / 4][i % 4] * 16;
+	}
+
+	// copy copies rows that were looked up to the block the given bytes behind.
+	DEVICE void copy(u32 behind, const Bytes *source) const {
+		const u32 to = base(behind);
 		UNROLL for (int i = 0; i < each; i++) {
-			const u8 *source = from + (u64)(u32)index(i) * stride;
-			if (!idle) copy16((base ^ (i % 8 * 16)) + i * 128, source);
+			if (!idle()) copy16((to ^ (i % 8 * 16)) + i * 128, source[i]);
 		}
+	}
+
+	// copySlowly copies rows, of which offset tells how far behind the head the i-th of the group lies.
+	template <class F> DEVICE void copySlowly(u32 behind, Bytes from, F offset) const {
+		from += (idle() ? 0 : chunk) * 16;
+		u32 to = base(behind);
+		ROLLED for (int at = 0; at < each; at += 8, to += 8 * 128) {
+			UNROLL for (int i = 0; i < 8; i++) {
+				const Bytes source = from + (u64)(u32)offset(at + i) * 16;
+				if (!idle()) copy16((to ^ (i * 16)) + i * 128, source);
+			}
+		}
+	}
+
+	// consecutive copies the rows from the given one on, to the last, which stands for those after it too.
+	DEVICE void consecutive(u32 behind, Bytes from, u32 step, int at, int last, Pages pages) const {
+		if (!pages.first && step == dim / 8 && at + 4 * count - 1 <= last) {
+			from += (u64)(u32)(at + first) * (2 * dim) + chunk * 16;
+			const u32 to = base(behind);
+			UNROLL for (int i = 0; i < each; i++) {
+				if (!idle()) copy16((to ^ (i % 8 * 16)) + i * 128, from + i * 2 * dim);
+			}
+		} else copySlowly(behind, from, [&](int i) INLINE { return pages.row(least(at + first + i, last)) * step; });
 	}
 };
 
-struct alignas(16) Four {
-	u32 x[4];
+typedef float Two __attribute__((ext_vector_type(2)));
+
+// A Work is a tile of a head, ready to be done.
+struct Work {
+	int from, to, start; // as in Tile
+	int set;             // keys that bits name; −1: there is nothing left to do
+	int words;           // of bits
+	GLOBAL const u32 *bits, *pages;
+	Bytes q, k, v;           // the first row, and the heads
+	GLOBAL float *o, *lse;   // of the first row
 };
 
 // A Walk finds the keys whose bits are set, in ascending order. The four warps do it together: of each 4096 keys a warp
 // keeps those of its quarter where all can read them.
 struct Walk {
-	const u32 *bits;
 	u32 lane, warp;
 	int from;    // key of the next words' first bit
-	int limit;   // keys that there are bits for
 	int found;   // bits seen
-	int seen;    // the key of one of them
 	u32 next[4]; // the lane's words of each quarter
-	u32 *kept;
+	u32 *kept;   // where keys lie, as offsets of a Copier
+	int pageShift;
+	u32 apart;   // from one row to the next
 
-	DEVICE void load() {
+	DEVICE void load(const Work &t) {
 		UNROLL for (int i = 0; i < 4; i++) {
 			const int word = from / 32 + i * 32 + lane;
-			next[i] = word * 32 < limit ? bits[word] : 0;
+			next[i] = word < t.words ? t.bits[word] : 0;
 		}
 	}
 
-	DEVICE void begin() {
-		from = found = seen = 0;
-		load();
+	DEVICE void begin(const Work &t) {
+		from = found = 0;
+		load(t);
 	}
 
-	DEVICE void step() {
+	DEVICE void step(const Work &t) {
 		u32 word = 0;
 		int before = 0, sum = 0;
 		UNROLL for (int i = 0; i < 4; i++) {
@@ -111,45 +187,88 @@ struct Walk {
 			if (i < (int)warp) before += n;
 			if (i == (int)warp) word = next[i];
 			sum += n;
-			const u32 some = ballot(next[i] != 0);
-			if (some) {
-				const u32 top = 31 - __builtin_clz(some);
-				seen = from + i * 1024 + top * 32 + __builtin_ctz(shuffle(next[i], top));
-			}
 		}
 		const u32 key = from + warp * 1024 + lane * 32;
 		const int n = __builtin_popcount(word);
 		u32 at = found + before + scan(n, lane) - n;
 		found += sum;
 		from += 4096;
-		load();
+		load(t);
+		const Pages pages = {t.pages, pageShift};
 		ROLLED while (word) {
-			kept[at % ring] = key + __builtin_ctz(word);
+			kept[at % ring] = pages.row(key + __builtin_ctz(word)) * apart;
 			word &= word - 1;
 			at++;
 		}
 	}
 
-	// reach sees to it that the keys of a block are kept. Beyond the end one of them stands again and again.
-	DEVICE void reach(int block, int count) {
+	// reach sees to it that the keys of a block are kept. Beyond the end the last stands again and again.
+	DEVICE void reach(const Work &t, int block, int count) {
 		const int end = (block + 1) * N, to = least(end, count);
-		const bool some = found < to || to < end;
-		ROLLED while (found < to) step();
+		if (found < to) {
+			ROLLED do step(t);
+			while (found < to);
+			sync_named(1, 128);
+		}
 		if (to < end) {
 			const int at = block * N + warp * 32 + lane;
-			if (at >= count && at < end) kept[at % ring] = seen;
+			const u32 last = kept[(count - 1) % ring];
+			if (at >= count && at < end) kept[at % ring] = last;
+			sync_named(1, 128);
 		}
-		if (some) sync_named(1, 128);
 	}
 };
 
-// A Work is a tile of a head, ready to be done.
-struct Work {
-	int from, to, start; // as in Tile
-	int head;            // −1: there is nothing left to do
-	int set;             // keys that bits name
-	int words;           // of bits
-	i64 bits;            // where they are
+// A Turn is the next of some stages, and the parity of the phase that its barriers are in.
+template <int stages> struct Turn {
+	int stage = 0, phase = 0;
+	DEVICE void advance() {
+		stage++;
+		if (stage == stages) stage = 0, phase ^= 1;
+	}
+};
+
+// A Feed is pieces of work that thread 0 hands out, a few ahead, to the 384 threads of a block.
+template <class T> struct Feed {
+	static constexpr int stages = 3;
+	u64 full[stages], empty[stages];
+	T work[stages];
+
+	DEVICE void init() {
+		for (int i = 0; i < stages; i++) {
+			barrier_init(address(full + i), 1);
+			barrier_init(address(empty + i), 384);
+		}
+	}
+};
+
+// A Reader takes a thread's work from a feed.
+template <class T> struct Reader {
+	Feed<T> &feed;
+	Turn<Feed<T>::stages> turn;
+
+	// take waits for a piece, which item is until it is done.
+	DEVICE const T &take() {
+		barrier_wait(address(feed.full + turn.stage), turn.phase);
+		return item();
+	}
+	DEVICE const T &item() { return feed.work[turn.stage]; }
+	DEVICE void done() {
+		barrier_arrive(address(feed.empty + turn.stage));
+		turn.advance();
+	}
+	// room waits until there is room for the piece so many after the next to be taken, and give hands that out.
+	DEVICE T &room(int after) {
+		Turn<Feed<T>::stages> t = turn;
+		if (after) t.advance();
+		barrier_wait(address(feed.empty + t.stage), t.phase ^ 1);
+		return feed.work[t.stage];
+	}
+	DEVICE void give(int after) {
+		Turn<Feed<T>::stages> t = turn;
+		if (after) t.advance();
+		barrier_arrive(address(feed.full + t.stage));
+	}
 };
 
 struct Shared {
@@ -158,16 +277,27 @@ struct Shared {
 	u8 v[valueStages][blockBytes];
 	alignas(16) u32 kept[ring];
 	u64 queriesFull, queriesEmpty, keysFull[keyStages], keysEmpty[keyStages], valuesFull[valueStages], valuesEmpty[valueStages];
-	u64 workFull[2], workEmpty[2];
-	Work work[2];
+	Feed<Work> feed;
 };
 
 constexpr int anchorStages = 3;
+constexpr int anchorRows = 256; // in a tile: without values, half as many reads of keys are worth the room
+
+// A Window is a tile of a head, ready for its anchors.
+struct Window {
+	int from, to;    // as in Tile, but for the number
+	int init, local; // the keys are [0, init) and those from local on
+	int blocks;      // of keys; 0: there is nothing left to do
+	Bytes q, k;      // the first row, and the head
+	GLOBAL const u32 *pages;
+	GLOBAL float *anchors; // of the first row
+};
 
 struct AnchorShared {
-	u8 q[queryBytes];
+	u8 q[pieces * anchorRows * 128];
 	u8 k[anchorStages][blockBytes];
 	u64 queriesFull, queriesEmpty, keysFull[anchorStages], keysEmpty[anchorStages];
+	Feed<Window> feed;
 };
 
 // visit tells which tile and head a piece of work is: heads in sections, in each the tiles of all heads in turn, so that
@@ -187,28 +317,27 @@ DEVICE void ready(const Args &a, u32 work, Work &w) {
 	Tile t;
 	int head;
 	if (!visit(a, work, t, head)) {
-		w.head = -1;
+		w.set = -1;
 		return;
 	}
-	w.from = t.from, w.to = t.to, w.start = t.start, w.head = head, w.set = 0;
+	const Sequence &s = a.sequences[t.sequence];
+	const int kvHead = head / a.shared;
+	const i64 row = t.from - s.first;
+	w.from = t.from, w.to = t.to, w.start = t.start, w.set = 0, w.pages = s.pages;
+	w.q = s.q + 2 * head * s.qHead + row * a.qStep * 16;
+	w.k = s.k + 2 * kvHead * s.kHead;
+	w.v = s.v + 2 * kvHead * s.vHead;
+	w.o = s.o + head * s.oHead + row * a.oStep;
+	w.lse = s.lse ? s.lse + head * s.lseHead + row * a.lseStep : 0;
 	if (t.group < 0) return;
-	const i64 from = a.words[t.group];
-	w.set = a.counts[head * a.groups + t.group];
-	w.words = a.words[t.group + 1] - from;
-	w.bits = head * a.words[a.groups] + from;
+	const Group &g = a.groups[t.group];
+	w.set = a.counts[head * a.groupCount + t.group];
+	w.words = g.words;
+	w.bits = (GLOBAL const u32 *)a.bits + head * a.words + g.bits;
 }
 
-// A Turn is the next of some stages, and the parity of the phase that its barriers are in.
-template <int stages> struct Turn {
-	int stage = 0, phase = 0;
-	DEVICE void advance() {
-		stage++;
-		if (stage == stages) stage = 0, phase ^= 1;
-	}
-};
-
-// scores starts the products of a warpgroup's 64 rows with a block of keys, by the descriptors of both.
-DEVICE void scores(float *s, u64 q, u64 k) {
+// scores starts the products of 64 of the given number of rows with a block of keys, by the descriptors of both.
+template <int rows> DEVICE void scores(float *s, u64 q, u64 k) {
 	UNROLL for (int i = 0; i < dim / 16; i++) {
 		const u64 a = q + ((i / 4 * (rows * 128) + i % 4 * 32) >> 4);
 		const u64 b = k + ((i / 4 * (N * 128) + i % 4 * 32) >> 4);
@@ -239,9 +368,10 @@ constexpr float infinity = __builtin_inff();
 
 // hide makes scores −∞ in columns from the given one of each row on.
 DEVICE void hide(float *s, const int *from, int lane) {
+	// Columns less the thread's first are numbers that take no register.
+	const int first = lane % 4 * 2, rest[2] = {from[0] - first, from[1] - first};
 	UNROLL for (int i = 0; i < N / 2; i++) {
-		const int column = i / 4 * 8 + lane % 4 * 2 + i % 2;
-		if (column >= from[i / 2 % 2]) s[i] = -infinity;
+		if (i / 4 * 8 + i % 2 >= rest[i / 2 % 2]) s[i] = -infinity;
 	}
 }
 
@@ -251,7 +381,6 @@ KERNEL(384, 1) attend(const Args a) {
 	const u32 queriesFull = address(&mem.queriesFull), queriesEmpty = address(&mem.queriesEmpty);
 	const u32 keysFull = address(mem.keysFull), keysEmpty = address(mem.keysEmpty);
 	const u32 valuesFull = address(mem.valuesFull), valuesEmpty = address(mem.valuesEmpty);
-	const u32 workFull = address(mem.workFull), workEmpty = address(mem.workEmpty);
 	if (thread() == 0) {
 		barrier_init(queriesFull, 128);
 		barrier_init(queriesEmpty, 8);
@@ -263,24 +392,11 @@ KERNEL(384, 1) attend(const Args a) {
 			barrier_init(valuesFull + 8 * i, 128);
 			barrier_init(valuesEmpty + 8 * i, 8);
 		}
-		for (int i = 0; i < 2; i++) {
-			barrier_init(workFull + 8 * i, 1);
-			barrier_init(workEmpty + 8 * i, 12);
-		}
+		mem.feed.init();
 		barriers_ready();
 	}
 	sync();
-	Turn<2> works;
-	Work t;
-	// Takes the next piece of work, which thread 0 hands out. Returns false if there is none.
-	auto take = [&]() INLINE {
-		barrier_wait(workFull + 8 * works.stage, works.phase);
-		t = mem.work[works.stage];
-		sync_warp();
-		if (lane == 0) barrier_arrive(workEmpty + 8 * works.stage);
-		works.advance();
-		return t.head >= 0;
-	};
+	Reader<Work> works = {mem.feed};
 
 	if (warp < 4) { // the producers: copy queries, keys and values
 		registers_give<producerRegisters>();
@@ -290,67 +406,64 @@ KERNEL(384, 1) attend(const Args a) {
 		keyRows.begin(address(mem.k[0]), warp, lane);
 		valueRows.begin(address(mem.v[0]), warp, lane);
 		Walk walk;
-		walk.lane = lane, walk.warp = warp, walk.kept = mem.kept;
+		walk.lane = lane, walk.warp = warp, walk.kept = mem.kept, walk.pageShift = a.pageShift, walk.apart = a.kvStep;
 		Turn<keyStages> keys;
 		Turn<valueStages> values;
 		int queries = 1;
+		u32 next;
 		if (thread() == 0) {
-			ready(a, block(), mem.work[0]);
-			barrier_arrive(workFull);
+			ready(a, block(), works.room(0));
+			works.give(0);
 		}
-		while (take()) {
-			const int head = t.head, kvHead = head / a.shared, set = t.set;
-			const int setBlocks = (set + N - 1) / N;
+		ROLLED for (;;) {
+			const Work &t = works.take();
+			const int set = t.set, setBlocks = (set + N - 1) / N;
 			const int blocks = setBlocks + (t.to - t.start + N - 1) / N;
-			barrier_wait(queriesEmpty, queries);
-			queries ^= 1;
-			const int firstRow = t.from - a.first, lastRow = t.to - 1 - a.first;
-			queryRows.copy(0, a.q + 2 * head * a.qHead, 2 * a.qRow, [&](int i) INLINE { return least(firstRow + queryRows.first + i, lastRow); });
-			barrier_arrive_copied(queriesFull);
-			const u8 *k = a.k + 2 * kvHead * a.kHead, *v = a.v + 2 * kvHead * a.vHead;
+			if (set < 0) break;
 			if (set) {
-				walk.bits = a.bits + t.bits;
-				walk.limit = t.words * 32;
-				walk.begin();
+				walk.begin(t);
 				sync_named(1, 128); // the tile before needs what is kept no more
 			}
-			auto copy = [&](const Copier<N / 4, N * 128> &c, int block, u32 behind, const u8 *from, u32 stride) INLINE {
+			barrier_wait(queriesEmpty, queries);
+			queries ^= 1;
+			queryRows.consecutive(0, t.q, a.qStep, 0, t.to - 1 - t.from, Pages{});
+			barrier_arrive_copied(queriesFull);
+			// Copies a block as soon as there is room. What can be looked up before is.
+			auto copy = [&](const Copier<N / 4, N * 128> &c, int block, u32 behind, Bytes from, u32 empty, int phase) INLINE {
 				if (block < setBlocks) {
-					const Four *kept = (const Four *)(mem.kept + (block * N + c.first) % ring);
-					constexpr int each = Copier<N / 4, N * 128>::each;
-					Four four[each / 4];
-					UNROLL for (int i = 0; i < each / 4; i++) four[i] = kept[i];
-					c.copy(behind, from, stride, [&](int i) INLINE { return four[i / 4].x[i % 4]; });
+					Bytes source[Copier<N / 4, N * 128>::each];
+					c.find(source, from, mem.kept + (block * N + c.first) % ring);
+					barrier_wait(empty, phase ^ 1);
+					c.copy(behind, source);
 				} else {
-					const int first = t.start + (block - setBlocks) * N + c.first;
-					c.copy(behind, from, stride, [&](int i) INLINE { return least(first + i, t.to - 1); });
+					barrier_wait(empty, phase ^ 1);
+					c.consecutive(behind, from, a.kvStep, t.start + (block - setBlocks) * N, t.to - 1, Pages{t.pages, a.pageShift});
 				}
 			};
 			// Consumers want a block's keys before the values of the block before.
 			ROLLED for (int b = 0; b <= blocks; b++) {
-				if (b < setBlocks) walk.reach(b, set);
+				if (b < setBlocks) walk.reach(t, b, set);
 				if (b < blocks) {
-					barrier_wait(keysEmpty + 8 * keys.stage, keys.phase ^ 1);
-					copy(keyRows, b, keys.stage * blockBytes, k, 2 * a.kRow);
+					copy(keyRows, b, keys.stage * blockBytes, t.k, keysEmpty + 8 * keys.stage, keys.phase);
 					barrier_arrive_copied(keysFull + 8 * keys.stage);
 					keys.advance();
 				}
 				// What comes next is looked up while the first blocks are on their way. works are those after this piece.
-				if (b == least(2, blocks)) {
+				if (b == least(2, blocks) && thread() == 0) next = count_up(a.tally) + grid();
+				if (b == least(4, blocks)) {
 					if (thread() == 0) {
-						barrier_wait(workEmpty + 8 * works.stage, works.phase ^ 1);
-						ready(a, count_up(a.next) + grid(), mem.work[works.stage]);
-						barrier_arrive(workFull + 8 * works.stage);
+						ready(a, next, works.room(1));
+						works.give(1);
 					}
 					sync_warp();
 				}
 				if (b > 0) {
-					barrier_wait(valuesEmpty + 8 * values.stage, values.phase ^ 1);
-					copy(valueRows, b - 1, values.stage * blockBytes, v, 2 * a.vRow);
+					copy(valueRows, b - 1, values.stage * blockBytes, t.v, valuesEmpty + 8 * values.stage, values.phase);
 					barrier_arrive_copied(valuesFull + 8 * values.stage);
 					values.advance();
 				}
 			}
+			works.done();
 		}
 		copies_commit();
 		copies_wait<0>(); // none may be under way when the block ends
@@ -370,25 +483,26 @@ KERNEL(384, 1) attend(const Args a) {
 	// The warpgroups take turns at starting products, so that one does its exponentials while the other's products run.
 	if (half == 1) arrive_named(2, 256);
 
-	while (take()) {
-		const int head = t.head, set = t.set;
+	ROLLED for (;;) {
+		const int set = works.take().set;
+		if (set < 0) break;
 		const int setBlocks = (set + N - 1) / N;
-		const int blocks = setBlocks + (t.to - t.start + N - 1) / N;
-		const int least_position = least(t.from + half * 64, t.to - 1);
-		const int position = t.from + row, last = t.to - 1;
+		const int blocks = setBlocks + (works.item().to - works.item().start + N - 1) / N;
 		float s[N / 2], o[dim / 2], top[2] = {-infinity, -infinity}, sum[2] = {0, 0}, by[2];
 		u32 p[N / 4];
 
-		// Masks what rows do not see of block b.
+		// Masks what rows do not see of block b: in the last one of those that bits name, if it is filled up, and in those that
+		// reach beyond the first row's own position.
+		const int filled = set % N ? setBlocks - 1 : -1;
+		const int reaching = setBlocks + (least(works.item().from + half * 64, works.item().to - 1) + 1 - works.item().start) / N;
 		auto mask = [&](int b) INLINE {
+			if (b != filled && b < reaching) return;
+			const Work &t = works.item();
 			int from[2];
-			if (b < setBlocks) {
-				if ((b + 1) * N <= set) return;
-				from[0] = from[1] = set - b * N;
-			} else {
-				const int key = t.start + (b - setBlocks) * N;
-				if (key + N - 1 <= least_position) return;
-				from[0] = least(position, last) + 1 - key, from[1] = least(position + 8, last) + 1 - key;
+			if (b < reaching) from[0] = from[1] = t.set - b * N;
+			else {
+				const int before = 1 - t.start - (b - (t.set + N - 1) / N) * N;
+				UNROLL for (int r = 0; r < 2; r++) from[r] = least(t.from + row + 8 * r, t.to - 1) + before;
 			}
 			hide(s, from, lane);
 		};
@@ -424,7 +538,7 @@ KERNEL(384, 1) attend(const Args a) {
 		sync_named(2 + half, 256);
 		pin<N / 2>(s);
 		products_begin();
-		scores(s, queryRows, keyRows + keys.stage * (blockBytes >> 4));
+		scores<rows>(s, queryRows, keyRows + keys.stage * (blockBytes >> 4));
 		arrive_named(3 - half, 256);
 		products_wait<0>();
 		pin<N / 2>(s);
@@ -441,7 +555,7 @@ KERNEL(384, 1) attend(const Args a) {
 			sync_named(2 + half, 256);
 			pin<N / 2>(s), pin<dim / 2>(o), pin<N / 4>(p);
 			products_begin();
-			scores(s, queryRows, keyRows + keys.stage * (blockBytes >> 4));
+			scores<rows>(s, queryRows, keyRows + keys.stage * (blockBytes >> 4));
 			barrier_wait(valuesFull + 8 * values.stage, values.phase);
 			fence_async();
 			products_begin();
@@ -477,17 +591,42 @@ KERNEL(384, 1) attend(const Args a) {
 		UNROLL for (int r = 0; r < 2; r++) {
 			sum[r] += shuffle_xor(sum[r], 1);
 			sum[r] += shuffle_xor(sum[r], 2);
-			if (position + 8 * r > last) continue;
-			const i64 at = position + 8 * r - a.first;
-			float *to = a.o + head * a.oHead + at * a.oRow + lane % 4 * 2;
 			const float by = 1 / sum[r];
+			float odd = 0; // NaN if a number of the row is not finite
 			UNROLL for (int i = 0; i < dim / 8; i++) {
-				to[8 * i] = o[4 * i + 2 * r] * by;
-				to[8 * i + 1] = o[4 * i + 2 * r + 1] * by;
+				UNROLL for (int j = 0; j < 2; j++) odd += 0 * (o[4 * i + 2 * r + j] *= by);
 			}
-			if (lane % 4 == 0) a.lse[head * a.lseHead + at * a.lseRow] = (top[r] * scale + log2(sum[r])) * ln2;
+			odd += shuffle_xor(odd, 1);
+			odd += shuffle_xor(odd, 2);
+			const Work &work = works.item();
+			const int at = row + 8 * r;
+			if (work.from + at >= work.to) continue;
+			GLOBAL float *to = work.o + (i64)at * a.oStep + lane % 4 * 2;
+			UNROLL for (int i = 0; i < dim / 8; i++) *(GLOBAL Two *)(to + 8 * i) = Two{o[4 * i + 2 * r], o[4 * i + 2 * r + 1]};
+			if (lane % 4 != 0) continue;
+			if (odd != 0) count_up(a.tally + 2);
+			if (work.lse) work.lse[(i64)at * a.lseStep] = (top[r] * scale + log2(sum[r])) * ln2;
 		}
+		works.done();
 	}
+}
+
+DEVICE void ready(const Args &a, u32 work, Window &w) {
+	Tile t;
+	int head;
+	if (!visit(a, work, t, head)) {
+		w.blocks = 0;
+		return;
+	}
+	const Sequence &s = a.sequences[t.sequence];
+	const Group &g = a.groups[t.group];
+	const i64 row = t.from - s.first;
+	w.from = t.from, w.to = t.to, w.init = g.init, w.local = g.local;
+	w.blocks = (g.init + t.to - g.local + N - 1) / N;
+	w.q = s.q + 2 * head * s.qHead + row * a.qStep * 16;
+	w.k = s.k + 2 * (head / a.shared) * s.kHead;
+	w.pages = s.pages;
+	w.anchors = (GLOBAL float *)a.anchors + head * a.rows + s.before + row;
 }
 
 // anchors writes each row's largest logit in its window: the first init keys, and those from local before its group to
@@ -504,43 +643,54 @@ KERNEL(384, 1) anchors(const Args a) {
 			barrier_init(keysFull + 8 * i, 128);
 			barrier_init(keysEmpty + 8 * i, 8);
 		}
+		mem.feed.init();
 		barriers_ready();
 	}
 	sync();
 	Turn<anchorStages> keys;
 	Turn<1> queries;
-	Tile t;
-	int head;
-	// The window is the keys [0, init) and those from local on.
-	int init, local, blocks;
-	// The pieces of work of this block are every grid()-th.
-	u32 work = block();
-	auto take = [&]() INLINE {
-		if (!visit(a, work, t, head)) return false;
-		work += grid();
-		local = most(t.start - a.local, 0), init = least(a.init, local);
-		blocks = (init + t.to - local + N - 1) / N;
-		return true;
-	};
+	Reader<Window> windows = {mem.feed};
 
 	if (warp < 4) {
-		Copier<rows / 4, rows * 128> queryRows;
+		Copier<anchorRows / 4, anchorRows * 128> queryRows;
 		queryRows.begin(address(mem.q), warp, lane);
 		Copier<N / 4, N * 128> keyRows;
 		keyRows.begin(address(mem.k[0]), warp, lane);
-		while (take()) {
+		u32 next;
+		if (thread() == 0) {
+			ready(a, block(), windows.room(0));
+			windows.give(0);
+		}
+		ROLLED for (;;) {
+			const Window t = windows.take();
+			windows.done();
+			if (!t.blocks) break;
+			const Pages pages = {t.pages, a.pageShift};
 			barrier_wait(queriesEmpty, queries.phase ^ 1);
-			const int firstRow = t.from - a.first, lastRow = t.to - 1 - a.first;
-			queryRows.copy(0, a.q + 2 * head * a.qHead, 2 * a.qRow, [&](int i) INLINE { return least(firstRow + queryRows.first + i, lastRow); });
+			queryRows.consecutive(0, t.q, a.qStep, 0, t.to - 1 - t.from, Pages{});
 			barrier_arrive_copied(queriesFull);
 			queries.advance();
-			const u8 *k = a.k + 2 * (head / a.shared) * a.kHead;
-			ROLLED for (int b = 0; b < blocks; b++) {
-				const int first = b * N + keyRows.first;
+			ROLLED for (int b = 0; b < t.blocks; b++) {
 				barrier_wait(keysEmpty + 8 * keys.stage, keys.phase ^ 1);
-				keyRows.copy(keys.stage * blockBytes, k, 2 * a.kRow, [&](int i) INLINE { return least(first + i < init ? first + i : first + i - init + local, t.to - 1); });
+				const int at = b * N;
+				if (at + N <= t.init || at >= t.init) {
+					keyRows.consecutive(keys.stage * blockBytes, t.k, a.kvStep, at < t.init ? at : at - t.init + t.local, t.to - 1, pages);
+				} else {
+					keyRows.copySlowly(keys.stage * blockBytes, t.k, [&](int i) INLINE {
+						const int j = at + keyRows.first + i;
+						return pages.row(least(j < t.init ? j : j - t.init + t.local, t.to - 1)) * a.kvStep;
+					});
+				}
 				barrier_arrive_copied(keysFull + 8 * keys.stage);
 				keys.advance();
+				if (b == 0 && thread() == 0) next = count_up(a.tally + 1) + grid();
+				if (b == least(2, t.blocks - 1)) {
+					if (thread() == 0) {
+						ready(a, next, windows.room(0));
+						windows.give(0);
+					}
+					sync_warp();
+				}
 			}
 		}
 		copies_commit();
@@ -548,54 +698,63 @@ KERNEL(384, 1) anchors(const Args a) {
 		return;
 	}
 
-	const int half = warp / 4 - 1;
-	const int row = half * 64 + warp % 4 * 16 + lane / 4;
-	const u64 queryRows = descriptor(address(mem.q) + half * 64 * 128, 16), keyRows = descriptor(address(mem.k[0]), 16);
-	while (take()) {
-		int position[2];
-		UNROLL for (int r = 0; r < 2; r++) position[r] = least(t.from + row + 8 * r, t.to - 1);
-		const int least_position = least(t.from + half * 64, t.to - 1);
-		float s[N / 2], top[2] = {-infinity, -infinity}, odd[2] = {0, 0};
-		barrier_wait(queriesFull, queries.phase);
-		queries.advance();
-		ROLLED for (int b = 0; b < blocks; b++) {
-			barrier_wait(keysFull + 8 * keys.stage, keys.phase);
-			fence_async();
-			pin<N / 2>(s);
-			products_begin();
-			scores(s, queryRows, keyRows + keys.stage * (blockBytes >> 4));
-			products_wait<0>();
-			pin<N / 2>(s);
-			if (lane == 0) barrier_arrive(keysEmpty + 8 * keys.stage);
-			keys.advance();
-			const int index = (b + 1) * N - 1;
-			if ((index < init ? index : index - init + local) > least_position) {
-				const int from[2] = {position[0] + 1 - local + init - b * N, position[1] + 1 - local + init - b * N};
+	// Each warpgroup has 128 rows in two parts, the scores of one part being made while those of the other are looked at.
+	const int half = (warp / 4 - 1) * 128;
+	const int row = half + warp % 4 * 16 + lane / 4;
+	const u64 queryRows = descriptor(address(mem.q) + half * 128, 16), keyRows = descriptor(address(mem.k[0]), 16);
+	ROLLED for (;;) {
+		const Window t = windows.take();
+		if (!t.blocks) break;
+		float s[2][N / 2], top[4];
+		UNROLL for (int i = 0; i < 4; i++) top[i] = -infinity;
+		// look takes account of the scores of a part with block b.
+		auto look = [&](float *s, int part, int b) INLINE {
+			const int before = 1 - t.local + t.init - b * N; // columns less positions
+			if (least(t.from + half + part * 64, t.to - 1) + before < N) {
+				int from[2];
+				UNROLL for (int r = 0; r < 2; r++) from[r] = least(t.from + row + part * 64 + 8 * r, t.to - 1) + before;
 				hide(s, from, lane);
 			}
 			UNROLL for (int i = 0; i < N / 2; i++) {
-				const int r = i / 2 % 2;
-				if (!(s[i] <= infinity)) odd[r] = s[i];
-				top[r] = __builtin_fmaxf(top[r], s[i]);
+				float &x = top[2 * part + i / 2 % 2];
+				x = max(x, s[i]);
 			}
+		};
+		barrier_wait(queriesFull, queries.phase);
+		queries.advance();
+		ROLLED for (int b = 0; b < t.blocks; b++) {
+			barrier_wait(keysFull + 8 * keys.stage, keys.phase);
+			const bool seen = least(t.from + half + 127, t.to - 1) - t.local + t.init >= b * N;
+			if (seen) {
+				fence_async();
+				pin<N / 2>(s[0]), pin<N / 2>(s[1]);
+				products_begin();
+				scores<anchorRows>(s[0], queryRows, keyRows + keys.stage * (blockBytes >> 4));
+				scores<anchorRows>(s[1], queryRows + (64 * 128 >> 4), keyRows + keys.stage * (blockBytes >> 4));
+				products_wait<1>();
+				pin<N / 2>(s[0]);
+				look(s[0], 0, b);
+				products_wait<0>();
+				pin<N / 2>(s[1]);
+			}
+			if (lane == 0) barrier_arrive(keysEmpty + 8 * keys.stage);
+			keys.advance();
+			if (seen) look(s[1], 1, b);
 		}
 		if (lane == 0) barrier_arrive(queriesEmpty);
-		UNROLL for (int r = 0; r < 2; r++) {
-			UNROLL for (int d = 1; d < 4; d *= 2) {
-				top[r] = __builtin_fmaxf(top[r], shuffle_xor(top[r], d));
-				odd[r] += shuffle_xor(odd[r], d);
-			}
-			if (lane % 4 == 0 && t.from + row + 8 * r < t.to)
-				a.anchors[(i64)head * a.queries + t.from + row + 8 * r - a.first] = top[r] * a.scale + odd[r];
+		UNROLL for (int i = 0; i < 4; i++) {
+			UNROLL for (int d = 1; d < 4; d *= 2) top[i] = max(top[i], shuffle_xor(top[i], d));
+			const int at = row + i / 2 * 64 + i % 2 * 8;
+			if (lane % 4 == 0 && t.from + at < t.to) t.anchors[at] = top[i] * a.scale;
 		}
+		windows.done();
 	}
 }
 
-// blockRows finds the rows [from, to) of a group's block b that take part in the search, if there are candidates.
-DEVICE void blockRows(const Args &a, int group, int b, int &from, int &to) {
-	const int start = (a.firstGroup + group) * a.block * a.step, first = start + b * a.block;
-	from = most(first, a.first);
-	to = start - a.local > a.init ? least(least(first + a.block, a.denseFrom), a.keys) : 0;
+// blockRows finds the rows [from, to) of a group's block b that take part in the search.
+DEVICE void blockRows(const Args &a, const Group &g, int b, int &from, int &to) {
+	const int first = g.start + b * a.block;
+	from = most(first, g.from), to = least(first + a.block, g.to);
 }
 
 // pool computes a block's mean query, as the sum of two elements, and its mean anchor.
@@ -603,25 +762,28 @@ KERNEL(256, 1) pool(const Args a) {
 	constexpr int lanes = dim / 8; // threads that read a row, 16 bytes each
 	constexpr int slices = 256 / lanes;
 	float *partial = (float *)shared_memory; // [slices, dim + 1]
-	const int b = block() % a.step, group = block() / a.step % a.groups, head = block() / a.step / a.groups;
+	const int b = block() % a.step, group = block() / a.step % a.groupCount, head = block() / a.step / a.groupCount;
+	const Group &g = a.groups[group];
 	int from, to;
-	blockRows(a, group, b, from, to);
+	blockRows(a, g, b, from, to);
 	if (from >= to) return;
+	const Sequence &s = a.sequences[g.sequence];
+	const Bytes queries = s.q + 2 * head * s.qHead;
+	const float *anchors = a.anchors + head * a.rows + s.before;
 	const int slice = thread() / lanes, chunk = thread() % lanes;
 	float x[8] = {}, anchor = 0;
 	if (slice < slices) {
 		for (int i = from + slice; i < to; i += slices) {
-			const u32 *q = (const u32 *)(a.q + 2 * (head * a.qHead + (i64)(i - a.first) * a.qRow) + 16 * chunk);
-			const u32 w[4] = {q[0], q[1], q[2], q[3]};
+			const Four w = *(GLOBAL const Four *)(queries + (i64)(i - s.first) * a.qStep * 16 + 16 * chunk);
 			UNROLL for (int c = 0; c < 4; c++) x[2 * c] += low(w[c]), x[2 * c + 1] += high(w[c]);
-			if (chunk == 0) anchor += a.anchors[(i64)head * a.queries + i - a.first];
+			if (chunk == 0) anchor += anchors[i - s.first];
 		}
 		UNROLL for (int c = 0; c < 8; c++) partial[slice * (dim + 1) + chunk * 8 + c] = x[c];
 		if (chunk == 0) partial[slice * (dim + 1) + dim] = anchor;
 	}
 	sync();
 	const int pooled = a.shared * a.step;
-	const i64 at = ((i64)(head / a.shared) * a.groups + group) * pooled + head % a.shared * a.step + b;
+	const i64 at = ((i64)(head / a.shared) * a.groupCount + group) * pooled + head % a.shared * a.step + b;
 	for (int d = thread(); d <= dim; d += 256) {
 		float sum = 0;
 		for (int i = 0; i < slices; i++) sum += partial[i * (dim + 1) + d];
@@ -631,7 +793,7 @@ KERNEL(256, 1) pool(const Args a) {
 			const u32 first = pack(sum, 0);
 			const float left = sum - low(first);
 			a.pool[at * dim + d] = first;
-			a.pool[((i64)(a.heads / a.shared) * a.groups * pooled + at) * dim + d] = pack(left == left ? left : 0, 0);
+			a.pool[((i64)(a.heads / a.shared) * a.groupCount * pooled + at) * dim + d] = pack(left == left ? left : 0, 0);
 		}
 	}
 }
@@ -644,44 +806,44 @@ constexpr int searchN = 128;
 DEVICE u32 spread(u32 x) { return (x & 3) | (x & 12) << 6 | (x & 48) << 12 | (x & 192) << 18; }
 
 KERNEL(128, 1) search(const Args a) {
-	const int size = a.block * a.step, pooled = a.shared * a.step;
+	const int pooled = a.shared * a.step;
 	const int parts = (pooled + 63) / 64;
-	const int chunks = ((a.firstGroup + a.groups - 1) * size + searchKeys - 1) / searchKeys;
 	// The KV head varies slowest and the group fastest, so that blocks running at a time read the same keys.
 	int unit = block();
 	const int part = unit % parts;
 	unit /= parts;
-	const int group = unit % a.groups;
-	unit /= a.groups;
-	const int chunk = unit % chunks, kvHead = unit / chunks;
-	const int start = (a.firstGroup + group) * size;
+	const int group = unit % a.groupCount;
+	unit /= a.groupCount;
+	const int chunk = unit % a.chunks, kvHead = unit / a.chunks;
+	const Group g = a.groups[group];
+	const int start = g.start, init = g.init, local = g.local;
 	const int from = chunk * searchKeys, to = least(from + searchKeys, start);
-	const int local = most(start - a.local, 0), init = least(a.init, local);
-	if (from >= to || init >= local || least(least(start + size, a.denseFrom), a.keys) <= most(start, a.first)) return;
+	if (from >= to || g.from >= g.to) return;
 
 	const int warp = thread() / 32, lane = thread() % 32;
-	const u8 *k = a.k + 2 * kvHead * a.kHead;
+	const Sequence &s = a.sequences[g.sequence];
+	const Bytes k = s.k + 2 * kvHead * s.kHead;
+	const Pages pages = {s.pages, a.pageShift};
 	constexpr int tile = pieces * searchN * 128;
 	Copier<32, searchN * 128> keyRows;
 	keyRows.begin(address(shared_memory), warp, lane);
 	const u64 blocks = descriptor(address(shared_memory), 16);
 	auto copy = [&](int i) INLINE {
-		if (from + i * searchN < to)
-			keyRows.copy(i % searchDepth * tile, k, 2 * a.kRow, [&](int j) INLINE { return least(from + i * searchN + keyRows.first + j, to - 1); });
+		if (from + i * searchN < to) keyRows.consecutive(i % searchDepth * tile, k, a.kvStep, from + i * searchN, to - 1, pages);
 		copies_commit();
 	};
 	UNROLL for (int i = 0; i < searchDepth - 1; i++) copy(i);
 
 	// The warp's 16 pooled queries, as left operands.
-	const i64 base = ((i64)kvHead * a.groups + group) * pooled;
-	const i64 rest = (i64)(a.heads / a.shared) * a.groups * pooled * dim;
+	const i64 base = ((i64)kvHead * a.groupCount + group) * pooled;
+	const i64 rest = (i64)(a.heads / a.shared) * a.groupCount * pooled * dim;
 	u32 q[2][dim / 4];
 	float mean[2];
 	int head[2];
 	UNROLL for (int r = 0; r < 2; r++) {
 		const int row = part * 64 + warp * 16 + lane / 4 + 8 * r;
 		int rowFrom = 0, rowTo = 0;
-		if (row < pooled) blockRows(a, group, row % a.step, rowFrom, rowTo);
+		if (row < pooled) blockRows(a, g, row % a.step, rowFrom, rowTo);
 		const bool valid = rowFrom < rowTo;
 		head[r] = row < pooled ? row / a.step : -1;
 		mean[r] = valid ? a.means[base + row] : 0;
@@ -695,26 +857,26 @@ KERNEL(128, 1) search(const Args a) {
 	const int firstHead = (part * 64 + warp * 16) / a.step;
 	const int lastHead = least((part * 64 + warp * 16 + 15) / a.step, a.shared - 1);
 
-	float s[searchN / 2];
+	float x[searchN / 2];
 	for (int i = 0; from + i * searchN < to; i++) {
 		copies_wait<searchDepth - 2>();
 		fence_async();
 		sync();
 		copy(i + searchDepth - 1);
-		pin<searchN / 2>(s);
+		pin<searchN / 2>(x);
 		products_begin();
 		UNROLL for (int j = 0; j < dim / 16; j++) {
 			const u64 b = blocks + ((i % searchDepth * tile + j / 4 * (searchN * 128) + j % 4 * 32) >> 4);
-			registers128(s, q[0] + 4 * j, b, j > 0);
-			registers128(s, q[1] + 4 * j, b, 1);
+			registers128(x, q[0] + 4 * j, b, j > 0);
+			registers128(x, q[1] + 4 * j, b, 1);
 		}
 		products_commit();
 		products_wait<0>();
-		pin<searchN / 2>(s);
+		pin<searchN / 2>(x);
 		u32 keep[2] = {0, 0};
 		UNROLL for (int j = 0; j < searchN / 2; j++) {
 			const int r = j / 2 % 2;
-			if (!(mean[r] - s[j] * a.scale > a.theta)) keep[r] |= 1u << (j / 4 * 2 + j % 2);
+			if (!(mean[r] - x[j] * a.scale > a.theta)) keep[r] |= 1u << (j / 4 * 2 + j % 2);
 		}
 		for (int h = firstHead; h <= lastHead; h++) {
 			u32 kept = (head[0] == h ? keep[0] : 0) | (head[1] == h ? keep[1] : 0);
@@ -733,7 +895,7 @@ KERNEL(128, 1) search(const Args a) {
 				const u32 candidates = below(local) & ~below(init);
 				const u32 window = below(start) & ~candidates;
 				const u32 word = (mine & candidates) | window;
-				const i64 at = (kvHead * a.shared + h) * a.words[a.groups] + a.words[group] + key / 32;
+				const i64 at = (kvHead * a.shared + h) * a.words + g.bits + key / 32;
 				if (word) asm volatile("red.global.or.b32 [%0], %1;" ::"l"(a.bits + at), "r"(word) : "memory");
 			}
 		}
@@ -744,12 +906,12 @@ KERNEL(128, 1) search(const Args a) {
 // count counts the bits of each head and group.
 KERNEL(128, 1) count(const Args a) {
 	const int list = block() * 4 + thread() / 32, lane = thread() % 32;
-	if (list >= a.heads * a.groups) return;
-	const int head = list / a.groups, group = list % a.groups;
-	const u32 *bits = a.bits + head * a.words[a.groups] + a.words[group];
-	const int words = a.words[group + 1] - a.words[group];
+	if (list >= a.heads * a.groupCount) return;
+	const int head = list / a.groupCount;
+	const Group &g = a.groups[list % a.groupCount];
+	const u32 *bits = a.bits + head * a.words + g.bits;
 	int n = 0;
-	for (int i = lane; i < words; i += 32) n += __builtin_popcount(bits[i]);
+	for (int i = lane; i < g.words; i += 32) n += __builtin_popcount(bits[i]);
 	UNROLL for (int d = 1; d < 32; d *= 2) n += shuffle_xor((u32)n, d);
 	if (lane == 0) a.counts[list] = n;
 }

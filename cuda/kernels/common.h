@@ -12,6 +12,7 @@ typedef long long i64;
 #define KERNEL(threads, blocks) extern "C" __attribute__((global, launch_bounds(threads, blocks))) void
 #define DEVICE __attribute__((device, always_inline)) inline
 #define INLINE __attribute__((device, always_inline)) // of a lambda
+#define GLOBAL __attribute__((address_space(1))) // of what a pointer that was itself in memory points to
 #define UNROLL _Pragma("unroll")
 #define ROLLED _Pragma("nounroll")
 
@@ -40,9 +41,6 @@ DEVICE void arrive_named(int id, int threads) { asm volatile("bar.arrive %0, %1;
 
 DEVICE float shuffle_xor(float x, int mask) { return __nvvm_shfl_sync_bfly_f32(all, x, mask, 31); }
 DEVICE u32 shuffle_xor(u32 x, int mask) { return __nvvm_shfl_sync_bfly_i32(all, x, mask, 31); }
-DEVICE int shuffle(int x, int lane) { return __nvvm_shfl_sync_idx_i32(all, x, lane, 31); }
-
-DEVICE u32 ballot(bool x) { return __nvvm_vote_ballot_sync(all, x); }
 
 DEVICE int add_all(int x) {
 	int y;
@@ -66,6 +64,12 @@ DEVICE int scan(int x, int lane) {
 	return x;
 }
 
+// max is NaN if one of the two is.
+DEVICE float max(float x, float y) {
+	float z;
+	asm("max.NaN.f32 %0, %1, %2;" : "=f"(z) : "f"(x), "f"(y));
+	return z;
+}
 DEVICE float exp2(float x) {
 	float y;
 	asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -104,8 +108,10 @@ DEVICE float high(u32 x) {
 // address returns the shared address of p.
 DEVICE u32 address(void *p) { return (u32)(u64)(__attribute__((address_space(3))) u8 *)p; }
 
+typedef GLOBAL const u8 *Bytes;
+
 // copy16 starts to copy 16 bytes to shared memory.
-DEVICE void copy16(u32 to, const void *from) {
+DEVICE void copy16(u32 to, Bytes from) {
 	asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
 }
 DEVICE void copies_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }

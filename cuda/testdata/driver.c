@@ -5,15 +5,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { contexts, streams, events, modules, memories, kinds };
+enum { contexts, streams, events, modules, memories, graphs, executables, kinds };
 
 static int live[kinds];   // given out and not given back
 static int calls, failAt; // calls so far, and the one that fails, counted from 1
 static int failCode;
 static int current;       // contexts pushed
-static int pushFailed;    // the last time
+static int pushFailed;    // once
 static int wrong;         // handles that were not given out
 static int launches;
+static int capturing, captured; // kernels that a graph starts, and the last graph did
 static int compute = 90;
 static uint64_t freeBytes = 1 << 30;
 
@@ -29,13 +30,16 @@ int fake_calls(void) { return calls; }
 int fake_wrong(void) { return wrong; }
 int fake_launches(void) { return launches; }
 int fake_pushed(void) { return current; }
-void fake_fail(int at, int code) { calls = 0, failAt = at, failCode = code; }
+void fake_fail(int at, int code) { calls = pushFailed = 0, failAt = at, failCode = code; }
 void fake_compute(int capability) { compute = capability; }
 
 #define CALL \
 	if (++calls == failAt) return failCode
 #define IN_CONTEXT \
 	if (current < 1) return 201
+// What may not be captured.
+#define WAITS \
+	if (capturing) return 900
 
 static Block *find(uint64_t p, size_t n) {
 	for (Block *b = blocks; b; b = b->next)
@@ -60,11 +64,11 @@ int cuDevicePrimaryCtxRetain(void **c, int d) { CALL; live[contexts]++; *c = &li
 int cuDevicePrimaryCtxRelease_v2(int d) {
 	live[contexts]--;
 	// What is in a context goes with it; that is the only way where it could not be made current.
-	if (pushFailed) live[streams] = live[modules] = 0;
+	if (pushFailed) live[streams] = live[modules] = live[events] = live[executables] = 0;
 	return 0;
 }
 int cuCtxPushCurrent_v2(void *c) {
-	pushFailed = calls + 1 == failAt;
+	if (calls + 1 == failAt) pushFailed = 1;
 	CALL;
 	if (c != &live[contexts]) wrong++;
 	current++;
@@ -91,14 +95,16 @@ int cuLaunchKernel(void *f, unsigned x, unsigned y, unsigned z, unsigned tx, uns
 	IN_CONTEXT;
 	if (!x || !y || !z || !tx || tx > 1024 || shared > 232448 || !args || !args[0]) return 1;
 	uint64_t *a = args[0];
-	for (int i = 0; i < 4; i++) find(a[i], 1); // q, k, v and o
-	launches++;
+	Block *sequences = find(a[0], 104);
+	for (int i = 0; sequences && i < 4; i++) find(*((uint64_t *)sequences->data + i), 1); // q, k, v and o
+	if (capturing) captured++;
+	else launches++;
 	return 0;
 }
-int cuMemGetInfo_v2(size_t *available, size_t *total) { CALL; *available = freeBytes, *total = 2 * freeBytes; return 0; }
+int cuMemGetInfo_v2(size_t *available, size_t *total) { CALL; WAITS; *available = freeBytes, *total = 2 * freeBytes; return 0; }
 int cuMemAlloc_v2(uint64_t *p, size_t n) {
 	CALL;
-	IN_CONTEXT;
+	IN_CONTEXT; WAITS;
 	if (n > freeBytes) return 2;
 	Block *b = malloc(sizeof *b);
 	b->next = blocks, b->size = n, b->data = calloc(1, n);
@@ -108,7 +114,7 @@ int cuMemAlloc_v2(uint64_t *p, size_t n) {
 	return 0;
 }
 int cuMemFree_v2(uint64_t p) {
-	IN_CONTEXT;
+	IN_CONTEXT; WAITS;
 	for (Block **b = &blocks; *b; b = &(*b)->next)
 		if ((uint64_t)(*b)->data == p) {
 			Block *gone = *b;
@@ -122,14 +128,14 @@ int cuMemFree_v2(uint64_t p) {
 }
 int cuMemcpyHtoD_v2(uint64_t to, const void *from, size_t n) {
 	CALL;
-	IN_CONTEXT;
+	IN_CONTEXT; WAITS;
 	if (!find(to, n)) return 1;
 	memcpy((void *)to, from, n);
 	return 0;
 }
 int cuMemcpyDtoH_v2(void *to, uint64_t from, size_t n) {
 	CALL;
-	IN_CONTEXT;
+	IN_CONTEXT; WAITS;
 	if (!find(from, n)) return 1;
 	memcpy(to, (void *)from, n);
 	return 0;
@@ -142,9 +148,29 @@ int cuMemsetD8Async(uint64_t p, unsigned char x, size_t n, void *stream) {
 	return 0;
 }
 int cuStreamCreate(void **s, unsigned flags) { CALL; IN_CONTEXT; live[streams]++; *s = malloc(1); return 0; }
-int cuStreamSynchronize(void *s) { CALL; IN_CONTEXT; return 0; }
+int cuStreamSynchronize(void *s) { CALL; IN_CONTEXT; WAITS; return 0; }
 int cuStreamDestroy_v2(void *s) { IN_CONTEXT; live[streams]--; free(s); return 0; }
 int cuEventCreate(void **e, unsigned flags) { CALL; IN_CONTEXT; live[events]++; *e = malloc(1); return 0; }
 int cuEventRecord(void *e, void *s) { CALL; IN_CONTEXT; return 0; }
 int cuEventElapsedTime(float *ms, void *a, void *b) { CALL; *ms = 1; return 0; }
 int cuEventDestroy_v2(void *e) { IN_CONTEXT; live[events]--; free(e); return 0; }
+int cuStreamBeginCapture_v2(void *s, int mode) {
+	CALL;
+	IN_CONTEXT;
+	WAITS;
+	capturing = mode == 1, captured = 0;
+	return capturing ? 0 : 1;
+}
+int cuStreamEndCapture(void *s, void **g) {
+	IN_CONTEXT;
+	if (!capturing) return 901;
+	capturing = 0;
+	CALL;
+	live[graphs]++;
+	*g = malloc(1);
+	return 0;
+}
+int cuGraphInstantiateWithFlags(void **e, void *g, unsigned long long flags) { CALL; IN_CONTEXT; live[executables]++; *e = malloc(1); return 0; }
+int cuGraphDestroy(void *g) { IN_CONTEXT; live[graphs]--; free(g); return 0; }
+int cuGraphLaunch(void *e, void *s) { CALL; IN_CONTEXT; launches += captured; return 0; }
+int cuGraphExecDestroy(void *e) { IN_CONTEXT; live[executables]--; free(e); return 0; }

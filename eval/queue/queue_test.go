@@ -316,7 +316,7 @@ func TestRedelivery(t *testing.T) {
 	s := startServer(t, nil)
 	nc, _ := look(t, s)
 	store, jobs := openStore(t), someJobs(1)
-	const ackWait = 300 * time.Millisecond
+	const ackWait = 600 * time.Millisecond
 	result := make(chan error, 1)
 	c := dial(t, queue.Options{URL: s.ClientURL()})
 	ctx, cancel := context.WithCancel(t.Context())
@@ -334,7 +334,7 @@ func TestRedelivery(t *testing.T) {
 	receive(t, "the first worker", begun)
 	dying.Close()
 
-	// The others are slow: they wait for as many beats as there are in five times AckWait.
+	// The others are slow: they wait for as many beats as there are in three times AckWait.
 	beats, err := nc.SubscribeSync("anchor.*.status")
 	if err != nil {
 		t.Fatal(err)
@@ -343,7 +343,7 @@ func TestRedelivery(t *testing.T) {
 	for i := range 2 {
 		work(t, dial(t, queue.Options{URL: s.ClientURL()}), queue.Worker{Name: fmt.Sprint("slow", i), Do: func(ctx context.Context, j eval.Job, _ func(float64)) (eval.Record, error) {
 			all.begun(j)
-			for heard := 0; heard < 15; {
+			for heard := 0; heard < 9; {
 				m, err := beats.NextMsgWithContext(ctx)
 				if err != nil {
 					return eval.Record{}, err
@@ -531,7 +531,7 @@ func TestRestart(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			result := make(chan error, 1)
-			e := queue.Evaluation{Jobs: jobs, Store: store.Store, ID: "mine", AckWait: 300 * time.Millisecond}
+			e := queue.Evaluation{Jobs: jobs, Store: store.Store, ID: "mine", AckWait: time.Second}
 			go func() { result <- c.Evaluate(ctx, e) }()
 			receive(t, "20 jobs", enough)
 			if killed {

@@ -176,6 +176,8 @@ func checkMetadata(t *testing.T, f *File) {
 		got, err := f.Floats(key)
 		is(key, got, err, want)
 	}
+	bools, err := f.Bools("bools")
+	is("bools", bools, err, []bool{true, false})
 	for key, want := range map[string][]string{"strings": {"a", "", "Ġthe"}, "none": {}} {
 		got, err := f.Strings(key)
 		is(key, got, err, want)
@@ -503,13 +505,13 @@ func FuzzParse(f *testing.F) {
 			read := 0
 			for _, err := range []error{
 				second(file.Uint(key)), second(file.Float(key)), second(file.Bool(key)), second(file.String(key)),
-				second(file.Ints(key)), second(file.Floats(key)), second(file.Strings(key)),
+				second(file.Ints(key)), second(file.Floats(key)), second(file.Bools(key)), second(file.Strings(key)),
 			} {
 				if err == nil {
 					read++
 				}
 			}
-			// What no getter returns: negative numbers, arrays of arrays, of bools or of large numbers.
+			// What no getter returns: negative numbers, and arrays of arrays or of large numbers.
 			if want := v.kind != arrayKind && v.kind != boolKind && kinds[v.kind].name[0] != 'i'; want && read != 1 {
 				t.Errorf("%q, %v, can be read in %d ways", key, v, read)
 			}

@@ -30,6 +30,8 @@ type byteSet struct {
 	quantise func(groups int, src *float32, lds uintptr, dst *uint32)
 	columns  int // that products take at once
 	formats  [Q6_K + 1]byteFormat
+	// rowsQ8_0 adds products of Lanes rows and a column, without a panel.
+	rowsQ8_0 func(blocks int, src *byte, step, ahead uintptr, x *uint32, out *float32)
 	dot      func(rounds int)
 	ops      int // operations in one round of dot
 }
@@ -97,6 +99,20 @@ func (s *Set) MultiplyPanel(f Format, k int, panel, inputs []uint32, from, to in
 		kernels.one(k/groupSize, &panel[0], &inputs[from], &out[from*Lanes])
 		from++
 	}
+}
+
+// MultiplyRows is UnpackPanel of whole rows and MultiplyPanel of one column, for formats that need no panel for that.
+func (s *Set) MultiplyRows(f Format, k int, src []byte, inputs []uint32, column int, out *[Lanes * Lanes]float32) (done bool) {
+	if f != Q8_0 {
+		return false
+	}
+	blocks, bytes := k/groupSize, formats[f].bytes
+	if k == 0 || k%groupSize != 0 || column < 0 || column >= Lanes {
+		panic(fmt.Sprintf("kernel: MultiplyRows with k = %d, column %d", k, column))
+	}
+	_, _ = src[Lanes*blocks*bytes-1], inputs[InputSize(k)-1]
+	s.bytes.rowsQ8_0(blocks, &src[0], uintptr(blocks*bytes), uintptr(Lanes*blocks*bytes), &inputs[column], &out[column*Lanes])
+	return true
 }
 
 // DotBytes is FMA for the product of bytes.

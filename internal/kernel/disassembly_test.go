@@ -207,8 +207,8 @@ var claims = []struct {
 	{`maskNEON`, "cmgt bit", 0, 0},
 	{`selectAVX(2|512)`, "vsubps vcmpgt_oqps", 0, 0},
 	{`selectNEON`, "fsub fcmgt", 0, 0},
-	{`transposeAVX2`, "vunpcklps vunpckhpd vperm2f128", 0, 0},
-	{`transposeAVX512`, "vunpcklps vunpckhpd vshuff32x4", 0, 0},
+	{`transpose(Ahead)?AVX2`, "vunpcklps vunpckhpd vperm2f128", 0, 0},
+	{`transpose(Ahead)?AVX512`, "vunpcklps vunpckhpd vshuff32x4", 0, 0},
 	{`transposeNEON`, "trn1 trn2 zip1 zip2", 0, 0},
 	{`panelsAVX2`, "vmovups vmaskmovps", 0, 0},
 	{`scaleAVX(2|512)`, "vmulps vfmadd231ps", 0, 0},
@@ -235,8 +235,13 @@ var claims = []struct {
 	{`dotBytesAVX512VNNI`, "vpdpbusd", 0, 0},
 	{`dotBytes[14](Min|Halves)?AVX2`, "vpmaddubsw vpmaddwd vcvtdq2ps vfmadd231ps", 0, 0},
 	{`dotBytes[18](Min|Halves)?AVX512VNNI`, "vpdpbusd vcvtdq2ps vfmadd231ps", 0, 0},
+	{`dotRowsAVX512BF16`, "vpunpckldq prefetcht1 vdpbf16ps", 0, 0},
+	{`dotQ8_0AVX2`, "vpunpckldq vcvtph2ps prefetcht1 vpmaddubsw", 0, 0},
+	{`dotQ8_0AVX512VNNI`, "vpunpckldq vcvtph2ps prefetcht1 vpdpbusd", 0, 0},
 	{`quantiseAVX(2|512VNNI)`, "vpmaxud vcvtps2dq", 0, 0},
 	{`unpackQ[4568]_[0K]AVX(2|512VNNI)`, "vpunpckldq vcvtph2ps prefetcht1", 0, 0},
+	{`splitF16AVX(2|512)`, "vcvtph2ps", 0, 0},
+	{`splitBF16AVX(2|512)`, "vpslld vandps", 0, 0},
 	{`pairAVX512BF16`, "vpmovzxwd vpcmpeqw", 0, 0},
 }
 
@@ -308,9 +313,9 @@ func check(name string, code []instruction) (broken []string) {
 	}
 	for i, line := range code {
 		text := line.text
-		if strings.HasPrefix(name, "unpack") { // the parts of a vector are loaded one by one
+		if strings.HasPrefix(name, "unpack") || strings.HasPrefix(name, "splitF16") || strings.HasPrefix(name, "dotQ8") || strings.HasPrefix(name, "dotRows") { // in parts of vectors
 			text = strings.ReplaceAll(text, "%xmm", "%ymm")
-			if strings.HasSuffix(name, "AVX512VNNI") {
+			if !strings.HasSuffix(name, "AVX2") {
 				text = strings.ReplaceAll(text, "%ymm", "%zmm")
 			}
 		}

@@ -40,7 +40,9 @@ type Set struct {
 	mask      func(rows int, x *float32, ld uintptr, n int, pos *int32, first, far, near int32)
 	sel       func(rows int, x *float32, ld uintptr, n int, top *float32, theta float32, base int32, dst *int32) (kept int)
 	transpose func(cols int, src *float32, lds uintptr, dst *float32, ldd uintptr) // of Lanes rows
-	scale     func(n int, dst, src *float32, f float32) (bad uint32)               // 0 if all of dst is finite
+	// transposeAhead is transpose that asks for what is so many bytes ahead; nil where there is none.
+	transposeAhead func(cols int, src *float32, lds uintptr, dst *float32, ldd uintptr, ahead uintptr)
+	scale          func(n int, dst, src *float32, f float32) (bad uint32) // 0 if all of dst is finite
 	// scaleStream is scale that writes past the caches, to whole lines of them; nil where there is none.
 	scaleStream func(n int, dst, src *float32, f float32) (bad uint32)
 	scaleCols   func(rows int, x *float32, ld uintptr, n int, f *float32)
@@ -51,9 +53,11 @@ type Set struct {
 	scaleBoth   func(rows int, dst, src *float32, ld uintptr, f, row *float32) // Lanes columns
 	bf16, f16   func(n int, dst *float32, src *uint16)
 	addBF16     func(n int, dst *float32, src *uint16)
-	prefetch    func(p *float32, lines int) // nil where there is none
-	fma         func(rounds int)
-	flops       int // floating-point operations in one round of fma
+	// splitF16 and splitBF16 make two rows of numbers of each row of pairs; nil where there are none.
+	splitF16, splitBF16 func(rows, n int, src *uint32, dst *float32)
+	prefetch            func(p *float32, lines int) // nil where there is none
+	fma                 func(rounds int)
+	flops               int // floating-point operations in one round of fma
 
 	pairs *pairs   // nil where pairs of bfloat16s are not faster than float32s
 	bytes *byteSet // nil where there are no products of bytes
@@ -66,9 +70,11 @@ type pairs struct {
 	expPairs func(rows int, x *float32, ld uintptr, n int, scale float32, m, l *float32, dst *uint32, ldd uintptr, next *uint16, ldn uintptr)
 	pair     func(n int, dst *uint32, even, odd *uint16) (bad uint32) // 0 if all of dst is finite
 	round    func(k, n int, src *float32, dst *uint32)                // k pairs of rows of n numbers
-	rows     int                                                      // row counts of a are multiples of it
-	depth    int                                                      // and those of pairs summed over, of this
-	tiling   Tiling
+	// dotRows multiplies Lanes rows of blocks of 16 numbers by a column of pairs; nil where there is none.
+	dotRows func(blocks int, src *byte, step, ahead uintptr, x *uint32, out *float32, add bool)
+	rows    int // row counts of a are multiples of it
+	depth   int // and those of pairs summed over, of this
+	tiling  Tiling
 	// What products must stand between, on one thread; nil if nothing.
 	begin, end func()
 	dot        func(rounds int)
@@ -291,6 +297,17 @@ func Transpose[T float32 | uint32](s *Set, rows, cols int, src []T, lds int, dst
 	}
 }
 
+// TransposeAhead is Transpose of Lanes rows of a matrix that is read from memory, slice by slice: it asks for as many bytes as it
+// reads, from ahead numbers behind src's start on.
+func TransposeAhead[T float32 | uint32](s *Set, cols int, src []T, lds, ahead int, dst []T, ldd int) {
+	if s.transposeAhead == nil || cols == 0 {
+		Transpose(s, Lanes, cols, src, lds, dst, ldd)
+		return
+	}
+	_, _ = src[(Lanes-1)*lds+cols-1], dst[(cols-1)*ldd+Lanes-1]
+	s.transposeAhead(cols, single(&src[0]), uintptr(lds)*size, single(&dst[0]), uintptr(ldd)*size, uintptr(ahead)*size)
+}
+
 // Scale sets dst = f·src and reports whether all of dst is finite. The two have the same length and may be the same.
 func (s *Set) Scale(dst, src []float32, f float32) (finite bool) {
 	finite = true
@@ -420,6 +437,28 @@ func (s *Set) widen(f func(n int, dst *float32, src *uint16), dst []float32, src
 	for i, x := range src[n:] {
 		dst[n+i] = one(x)
 	}
+}
+
+// Splits reports whether the level has SplitFloat16 and SplitBFloat16.
+func (s *Set) Splits() bool { return s.splitF16 != nil }
+
+// SplitFloat16 widens rows of n pairs of IEEE half-precision numbers, n a multiple of Lanes: the lower halves of row i go to
+// row 2i of dst, the upper ones to row 2i + 1. All rows follow one another.
+func (s *Set) SplitFloat16(rows, n int, src []uint32, dst []float32) {
+	split(s.splitF16, rows, n, src, dst)
+}
+
+// SplitBFloat16 is SplitFloat16 of bfloat16 numbers.
+func (s *Set) SplitBFloat16(rows, n int, src []uint32, dst []float32) {
+	split(s.splitBF16, rows, n, src, dst)
+}
+
+func split(f func(rows, n int, src *uint32, dst *float32), rows, n int, src []uint32, dst []float32) {
+	if empty("Split", rows, n) {
+		return
+	}
+	_, _ = src[rows*n-1], dst[2*rows*n-1]
+	f(rows, n, &src[0], &dst[0])
 }
 
 // HalfToSingle converts an IEEE half exactly; a NaN stays one.

@@ -193,6 +193,15 @@ func TestTranspose(t *testing.T) {
 					src[i] = math.Float32frombits(r.Uint32())
 				}
 				Transpose(s, rows, cols, src, lds, dst, ldd)
+				if rows == Lanes {
+					ahead := make([]float32, len(dst))
+					TransposeAhead(s, cols, src, lds, 1<<20, ahead, ldd)
+					for i := range dst {
+						if math.Float32bits(ahead[i]) != math.Float32bits(dst[i]) {
+							t.Fatalf("%d×%d: element %d is %v with TransposeAhead; want %v", rows, cols, i, ahead[i], dst[i])
+						}
+					}
+				}
 				for at, got := range dst {
 					want := float32(0)
 					if i := at % ldd; i < rows {

@@ -56,6 +56,9 @@ func selectAVX2(rows int, x *float32, ld uintptr, n int, top *float32, theta flo
 func transposeAVX2(cols int, src *float32, lds uintptr, dst *float32, ldd uintptr)
 
 //go:noescape
+func transposeAheadAVX2(cols int, src *float32, lds uintptr, dst *float32, ldd uintptr, ahead uintptr)
+
+//go:noescape
 func scaleAVX2(n int, dst, src *float32, f float32) (bad uint32)
 
 //go:noescape
@@ -78,6 +81,12 @@ func addBF16AVX2(n int, dst *float32, src *uint16)
 
 //go:noescape
 func f16AVX2(n int, dst *float32, src *uint16)
+
+//go:noescape
+func splitF16AVX2(rows, n int, src *uint32, dst *float32)
+
+//go:noescape
+func splitBF16AVX2(rows, n int, src *uint32, dst *float32)
 
 //go:noescape
 func swiGLUAVX2(n int, gate, up *float32)
@@ -197,6 +206,9 @@ func selectAVX512(rows int, x *float32, ld uintptr, n int, top *float32, theta f
 func transposeAVX512(cols int, src *float32, lds uintptr, dst *float32, ldd uintptr)
 
 //go:noescape
+func transposeAheadAVX512(cols int, src *float32, lds uintptr, dst *float32, ldd uintptr, ahead uintptr)
+
+//go:noescape
 func scaleAVX512(n int, dst, src *float32, f float32) (bad uint32)
 
 //go:noescape
@@ -219,6 +231,12 @@ func addBF16AVX512(n int, dst *float32, src *uint16)
 
 //go:noescape
 func f16AVX512(n int, dst *float32, src *uint16)
+
+//go:noescape
+func splitF16AVX512(rows, n int, src *uint32, dst *float32)
+
+//go:noescape
+func splitBF16AVX512(rows, n int, src *uint32, dst *float32)
 
 //go:noescape
 func swiGLUAVX512(n int, gate, up *float32)
@@ -269,6 +287,9 @@ func unpackQ5_KAVX2(blocks int, src *byte, step, ahead uintptr, dst *uint32)
 func unpackQ6_KAVX2(blocks int, src *byte, step, ahead uintptr, dst *uint32)
 
 //go:noescape
+func dotQ8_0AVX2(blocks int, src *byte, step, ahead uintptr, x *uint32, out *float32)
+
+//go:noescape
 func dotBytesAVX2(rounds int)
 
 //go:noescape
@@ -306,6 +327,9 @@ func unpackQ5_KAVX512VNNI(blocks int, src *byte, step, ahead uintptr, dst *uint3
 
 //go:noescape
 func unpackQ6_KAVX512VNNI(blocks int, src *byte, step, ahead uintptr, dst *uint32)
+
+//go:noescape
+func dotQ8_0AVX512VNNI(blocks int, src *byte, step, ahead uintptr, x *uint32, out *float32)
 
 //go:noescape
 func dotBytesAVX512VNNI(rounds int)
@@ -396,6 +420,9 @@ func pairAVX512BF16(n int, dst *uint32, even, odd *uint16) (bad uint32)
 
 //go:noescape
 func roundAVX512BF16(k, n int, src *float32, dst *uint32)
+
+//go:noescape
+func dotRowsAVX512BF16(blocks int, src *byte, step, ahead uintptr, x *uint32, out *float32, add bool)
 
 //go:noescape
 func dotAVX512BF16(rounds int)

@@ -12,6 +12,12 @@ var (
 	interleave = [2 * Lanes]uint16{
 		0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31,
 	}
+	// evenWords takes pairs of words apart, the first of all before the second; evenBytes does so in eight.
+	evenWords = [2 * Lanes]uint16{
+		0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
+	}
+	evenBytes        = [16]uint8{0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15}
+	upperWord uint32 = 0xffff0000
 	// firstLanes has masks of the first lanes of eight: all of them, and less and less.
 	firstLanes = [2 * 8]int32{-1, -1, -1, -1, -1, -1, -1, -1}
 	// Of numbers as bytes: their largest, and the smallest largest magnitude that is told from zero.
@@ -57,9 +63,10 @@ func native() []*Set {
 			{rows: 1, byRows: gemm1x16RowsAVX2, byCols: gemm1x16ColsAVX2},
 		}}},
 		panel: 6, panels: panelsAVX2,
-		colMax: colMaxAVX2, expSum: expSumAVX2, mask: maskAVX2, sel: selectAVX2, transpose: transposeAVX2,
+		colMax: colMaxAVX2, expSum: expSumAVX2, mask: maskAVX2, sel: selectAVX2, transpose: transposeAVX2, transposeAhead: transposeAheadAVX2,
 		scale: scaleAVX2, scaleStream: scaleStreamAVX2, scaleCols: scaleColsAVX2, add: addAVX2, finite: finiteAVX2,
-		swiGLU: swiGLUAVX2, squares: squaresAVX2, scaleBoth: scaleBothAVX2, bf16: bf16AVX2, f16: f16AVX2, addBF16: addBF16AVX2, prefetch: prefetch,
+		swiGLU: swiGLUAVX2, squares: squaresAVX2, scaleBoth: scaleBothAVX2, bf16: bf16AVX2, f16: f16AVX2, addBF16: addBF16AVX2,
+		splitF16: splitF16AVX2, splitBF16: splitBF16AVX2, prefetch: prefetch,
 		bytes: &byteSet{
 			quantise: quantiseAVX2,
 			columns:  4,
@@ -70,7 +77,8 @@ func native() []*Set {
 				Q5_K: {unpackQ5_KAVX2, dotBytes4MinAVX2, dotBytes1MinAVX2},
 				Q6_K: {unpackQ6_KAVX2, dotBytes4HalvesAVX2, dotBytes1HalvesAVX2},
 			},
-			dot: dotBytesAVX2, ops: 2 * 32 * 48,
+			rowsQ8_0: dotQ8_0AVX2,
+			dot:      dotBytesAVX2, ops: 2 * 32 * 48,
 		},
 		fma: fmaAVX2, flops: 2 * 8 * 48,
 	}}
@@ -101,9 +109,10 @@ func native() []*Set {
 			}},
 		},
 		panel: 8, panels: panelsAVX2,
-		colMax: colMaxAVX512, expSum: expSumAVX512, mask: maskAVX512, sel: selectAVX512, transpose: transposeAVX512,
+		colMax: colMaxAVX512, expSum: expSumAVX512, mask: maskAVX512, sel: selectAVX512, transpose: transposeAVX512, transposeAhead: transposeAheadAVX512,
 		scale: scaleAVX512, scaleStream: scaleStreamAVX512, scaleCols: scaleColsAVX512, add: addAVX512, finite: finiteAVX512,
-		swiGLU: swiGLUAVX512, squares: squaresAVX512, scaleBoth: scaleBothAVX512, bf16: bf16AVX512, f16: f16AVX512, addBF16: addBF16AVX512, prefetch: prefetch,
+		swiGLU: swiGLUAVX512, squares: squaresAVX512, scaleBoth: scaleBothAVX512, bf16: bf16AVX512, f16: f16AVX512, addBF16: addBF16AVX512,
+		splitF16: splitF16AVX512, splitBF16: splitBF16AVX512, prefetch: prefetch,
 		fma: fmaAVX512, flops: 2 * 16 * 48,
 	}
 	avx512.bytes = sets[0].bytes
@@ -122,7 +131,8 @@ func native() []*Set {
 				Q5_K: {unpackQ5_KAVX512VNNI, dotBytes8MinAVX512VNNI, dotBytes1MinAVX512VNNI},
 				Q6_K: {unpackQ6_KAVX512VNNI, dotBytes8HalvesAVX512VNNI, dotBytes1HalvesAVX512VNNI},
 			},
-			dot: dotBytesAVX512VNNI, ops: 2 * 64 * 48,
+			rowsQ8_0: dotQ8_0AVX512VNNI,
+			dot:      dotBytesAVX512VNNI, ops: 2 * 64 * 48,
 		}
 		sets = append(sets, &vnni)
 		best = &vnni
@@ -154,7 +164,7 @@ func native() []*Set {
 				{rows: 1, byRows: dot1x16RowsAVX512BF16, byCols: dot1x16ColsAVX512BF16},
 			}},
 		},
-		expPairs: expPairsAVX512BF16, pair: pairAVX512BF16, round: roundAVX512BF16, rows: 1, depth: 1, tiling: Tiling{TileRows: 48, BlockKeys: 128, StripKeys: 128},
+		expPairs: expPairsAVX512BF16, pair: pairAVX512BF16, round: roundAVX512BF16, dotRows: dotRowsAVX512BF16, rows: 1, depth: 1, tiling: Tiling{TileRows: 48, BlockKeys: 128, StripKeys: 128},
 		dot: dotAVX512BF16, flops: 2 * 32 * 48,
 	}
 	if intel() {

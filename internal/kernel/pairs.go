@@ -58,7 +58,7 @@ func (s *Set) GemmPairs(m, n, k int, a []uint16, lda int, b []uint32, ldb int, c
 }
 
 // GemmPairsByCols is GemmPairs of an a by columns, for levels whose PairRows is 1: pair p of row i is a[p*lda+i].
-func (s *Set) GemmPairsByCols(m, n, k int, a []uint32, lda int, b []uint32, ldb int, c []float32, ldc int) {
+func (s *Set) GemmPairsByCols(m, n, k int, a []uint32, lda int, b []uint32, ldb int, c []float32, ldc int, add bool) {
 	if s.emptyPairs("GemmPairsByCols", m, n, k) {
 		return
 	}
@@ -68,7 +68,20 @@ func (s *Set) GemmPairsByCols(m, n, k int, a []uint32, lda int, b []uint32, ldb 
 	_ = a[(k-1)*lda+m-1]
 	_ = b[(k-1)*ldb+n-1]
 	_ = c[(m-1)*ldc+n-1]
-	multiply(s.pairs.tiles, m, n, k, false, single(&a[0]), size, uintptr(lda)*size, single(&b[0]), uintptr(ldb)*size, &c[0], uintptr(ldc)*size, false)
+	multiply(s.pairs.tiles, m, n, k, false, single(&a[0]), size, uintptr(lda)*size, single(&b[0]), uintptr(ldb)*size, &c[0], uintptr(ldc)*size, add)
+}
+
+// MultiplyRowPairs is GemmPairsByCols of one row and Lanes rows of pairs, k numbers each from src on and lda apart, that need
+// not be turned before: out[i] is the product of row i and pair p at x[p*Lanes], or is added to. It asks for as much as it
+// reads, from ahead numbers behind src's start on. Done is false where the level has nothing for that k.
+func (s *Set) MultiplyRowPairs(k int, src []uint16, lda, ahead int, x []uint32, out []float32, add bool) (done bool) {
+	const block = 16
+	if s.pairs.dotRows == nil || k == 0 || k%block != 0 {
+		return false
+	}
+	_, _, _ = src[(Lanes-1)*lda+k-1], x[(k/2-1)*Lanes], out[Lanes-1]
+	s.pairs.dotRows(k/block, (*byte)(unsafe.Pointer(&src[0])), uintptr(lda)*2, uintptr(ahead)*2, &x[0], &out[0], add)
+	return true
 }
 
 // PackPairs makes pairs of the rows of src, two of k rows of n numbers that follow one another, rounded to bfloat16. k is

@@ -158,7 +158,7 @@ func (s *Scratch) get(n int) []uint32 {
 }
 
 const (
-	panelRows    = 48        // rows side by side where single tokens are multiplied
+	panelRows    = 32        // rows side by side where single tokens are multiplied
 	scratchBytes = 256 << 10 // of a matrix, unpacked to stay in the second-level cache while tiles of tokens pass by
 )
 
@@ -191,6 +191,10 @@ func (m *Matrix) Multiply(in *Inputs, from, to, first, last, tokens int, c []flo
 	}
 }
 
+// sliceCols is how many numbers of a row are multiplied at a time, a part that stays in the first-level cache with what it
+// meets, where sums are in single precision from the start. Sums of slices are added up in order.
+const sliceCols = 256
+
 // fewTokens is up to how many tokens rows lie side by side in vectors instead of tokens.
 const fewTokens = 4
 
@@ -205,16 +209,21 @@ func (m *Matrix) singles(k *kernel.Set, from, to int, dst []uint32) []float32 {
 	if m.typ == F32 {
 		return m.Float32s()[from*m.cols : to*m.cols]
 	}
-	data, out := m.data[from*m.rowBytes():to*m.rowBytes()], singlesOf(dst[:(to-from)*m.cols])
+	out := singlesOf(dst[:(to-from)*m.cols])
+	m.unpack(k, m.data[from*m.rowBytes():to*m.rowBytes()], out)
+	return out
+}
+
+// unpack is Unpack with the kernels there are.
+func (m *Matrix) unpack(k *kernel.Set, data []byte, dst []float32) {
 	switch m.typ {
 	case F16:
-		k.FromFloat16(out, halvesOf(data))
+		k.FromFloat16(dst, halvesOf(data))
 	case BF16:
-		k.FromBFloat16(out, halvesOf(data))
+		k.FromBFloat16(dst, halvesOf(data))
 	default:
-		Unpack(m.typ, data, out)
+		Unpack(m.typ, data, dst)
 	}
-	return out
 }
 
 func halvesOf(data []byte) []uint16 {
@@ -228,7 +237,10 @@ func (m *Matrix) multiplySingles(in *Inputs, from, to, first, last int, c []floa
 		rows := min(height, to-from)
 		w := m.singles(in.kernels, from, from+rows, s.get(rows*m.cols))
 		for t := first; t < last; t++ {
-			in.kernels.Gemm(rows, in.width, m.cols, w, m.cols, 1, in.floats(t), in.width, c[(t*m.rows+from)*in.width:], in.width, add)
+			b, out := in.floats(t), c[(t*m.rows+from)*in.width:]
+			for p := 0; p < m.cols; p += sliceCols {
+				in.kernels.Gemm(rows, in.width, min(sliceCols, m.cols-p), w[p:], m.cols, 1, b[p*in.width:], in.width, out, in.width, add || p > 0)
+			}
 		}
 	}
 }
@@ -238,7 +250,10 @@ func (m *Matrix) multiplyPairs(in *Inputs, from, to, first, last int, c []float3
 	k := in.kernels
 	k.BeginPairs()
 	defer k.EndPairs()
-	pairs := m.cols / 2
+	slice := sliceCols
+	if k.PairRows() > 1 { // where multiplyFew is not used, and loading and storing sums is dear
+		slice = m.cols
+	}
 	height := max(1, scratchBytes/2/m.cols/panelRows) * panelRows
 	for ; from < to; from += height {
 		end := min(from+height, to)
@@ -247,77 +262,128 @@ func (m *Matrix) multiplyPairs(in *Inputs, from, to, first, last int, c []float3
 		for t := first; t < last; t++ {
 			b := in.words[t*in.step():]
 			out := c[(t*m.rows+from)*in.width:]
-			k.GemmPairs(whole, in.width, pairs, w, m.cols, b, in.width, out, in.width, add)
-			if left := end - from - whole; left > 0 {
-				rows := unsafe.Slice((*uint16)(unsafe.Pointer(&s.get(k.PairRows() * pairs)[0])), k.PairRows()*m.cols)
-				clear(rows[copy(rows, w[whole*m.cols:]):])
-				for j := 0; j < in.width; j += kernel.Lanes {
-					k.GemmPairs(k.PairRows(), kernel.Lanes, pairs, rows, m.cols, b[j:], in.width, s.turn[:], kernel.Lanes, false)
-					for i := range left {
-						row, src := out[(whole+i)*in.width+j:][:kernel.Lanes], s.turn[i*kernel.Lanes:][:kernel.Lanes]
-						if add {
-							k.Add(row, src)
-						} else {
-							copy(row, src)
-						}
-					}
-				}
+			for p := 0; p < m.cols && whole > 0; p += slice {
+				k.GemmPairs(whole, in.width, min(slice, m.cols-p)/2, w[p:], m.cols, b[p/2*in.width:], in.width, out, in.width, add || p > 0)
+			}
+			if whole < end-from {
+				m.multiplyRest(in, w[whole*m.cols:], b, out[whole*in.width:], add, s)
 			}
 		}
 	}
 }
 
-// multiplyFew turns panelRows rows at a time so that they lie side by side: with few tokens it is these that would leave
+// multiplyRest multiplies fewer rows of pairs than PairRows.
+func (m *Matrix) multiplyRest(in *Inputs, w []uint16, b []uint32, c []float32, add bool, s *Scratch) {
+	k := in.kernels
+	rows := unsafe.Slice((*uint16)(unsafe.Pointer(&s.get(k.PairRows() * m.cols / 2)[0])), k.PairRows()*m.cols)
+	clear(rows[copy(rows, w):])
+	for j := 0; j < in.width; j += kernel.Lanes {
+		k.GemmPairs(k.PairRows(), kernel.Lanes, m.cols/2, rows, m.cols, b[j:], in.width, s.turn[:], kernel.Lanes, false)
+		for i := range len(w) / m.cols {
+			row, src := c[i*in.width+j:][:kernel.Lanes], s.turn[i*kernel.Lanes:][:kernel.Lanes]
+			if add {
+				k.Add(row, src)
+			} else {
+				copy(row, src)
+			}
+		}
+	}
+}
+
+// multiplyFew turns slices of panelRows rows so that these lie side by side: with few tokens it is these that would leave
 // vectors empty.
 func (m *Matrix) multiplyFew(in *Inputs, from, to, tile, tokens int, c []float32, add bool, s *Scratch) {
 	k := in.kernels
-	deep := m.cols // numbers or pairs in a row
-	if in.form == inPairs {
-		deep /= 2
+	words := s.get((panelRows + kernel.Lanes + panelRows/2) * sliceCols)
+	panel, part := words[:panelRows*sliceCols], words[panelRows*sliceCols:][:kernel.Lanes*sliceCols]
+	pairs := panel // where pairs are turned
+	split := (m.typ == F16 || m.typ == BF16) && in.form != inPairs && k.Splits() && m.cols%2 == 0
+	if split {
+		pairs = words[(panelRows+kernel.Lanes)*sliceCols:]
 	}
-	words := s.get((panelRows + kernel.Lanes) * m.cols)
-	panel, unpacked := words[:panelRows*deep], words[panelRows*deep:]
 	for ; from < to; from += panelRows {
 		rows := min(panelRows, to-from)
 		n := (rows + kernel.Lanes - 1) / kernel.Lanes * kernel.Lanes
-		for i := 0; i < rows; i += kernel.Lanes {
-			have := min(kernel.Lanes, rows-i)
-			var w []uint32
-			if in.form == inPairs {
-				data := m.data[(from+i)*m.rowBytes() : (from+i+have)*m.rowBytes()]
-				w = unsafe.Slice((*uint32)(unsafe.Pointer(&data[0])), have*deep)
-			} else {
-				x := m.singles(k, from+i, from+i+have, unpacked)
-				w = unsafe.Slice((*uint32)(unsafe.Pointer(&x[0])), len(x))
-			}
-			if have < kernel.Lanes {
-				copy(unpacked, w)
-				w = unpacked[:kernel.Lanes*deep]
-				clear(w[have*deep:])
-			}
-			kernel.Transpose(k, kernel.Lanes, deep, w, deep, panel[i:], n)
-		}
-		out := s.out[:tokens*panelRows]
-		if in.form == inPairs {
-			k.GemmPairsByCols(tokens, n, deep, in.words[tile*in.step():], in.width, panel, n, out, panelRows)
-		} else {
-			k.Gemm(tokens, n, deep, in.floats(tile), 1, in.width, singlesOf(panel), n, out, panelRows, false)
-		}
-		dst := c[(tile*m.rows+from)*in.width:]
+		dst, out := c[(tile*m.rows+from)*in.width:], s.out[:tokens*panelRows]
 		for t := range tokens {
-			scatter(dst[t:], out[t*panelRows:][:rows], in.width, add)
+			for i := range rows {
+				out[t*panelRows+i] = dst[i*in.width+t] // for add
+			}
+		}
+		for p := 0; p < m.cols; p += sliceCols {
+			cols := min(sliceCols, m.cols-p)
+			if in.form == inPairs && tokens == 1 && rows == panelRows && in.width == kernel.Lanes && m.multiplyRowPairs(in, from, tile, p, cols, out, add) {
+				continue
+			}
+			if in.form == inPairs || split {
+				for i := 0; i < rows; i += kernel.Lanes {
+					w, step := m.slicePairs(from+i, min(from+i+kernel.Lanes, to), p, cols, part)
+					kernel.TransposeAhead(k, cols/2, w, step, panelRows*m.cols/2+(kernel.Lanes-1)*p/2, pairs[i:], n)
+				}
+			}
+			switch {
+			case in.form == inPairs:
+				k.GemmPairsByCols(tokens, n, cols/2, in.words[tile*in.step()+p/2*in.width:], in.width, panel, n, out, panelRows, add || p > 0)
+				continue
+			case !split:
+				for i := 0; i < rows; i += kernel.Lanes {
+					w, step := m.slice(k, from+i, min(from+i+kernel.Lanes, to), p, cols, singlesOf(part))
+					kernel.TransposeAhead(k, cols, w, step, panelRows*m.cols+(kernel.Lanes-1)*p, singlesOf(panel)[i:], n)
+				}
+			case m.typ == F16:
+				k.SplitFloat16(cols/2, n, pairs, singlesOf(panel))
+			default:
+				k.SplitBFloat16(cols/2, n, pairs, singlesOf(panel))
+			}
+			k.Gemm(tokens, n, cols, in.floats(tile)[p*in.width:], 1, in.width, singlesOf(panel), n, out, panelRows, add || p > 0)
+		}
+		for t := range tokens {
+			for i := range rows {
+				dst[i*in.width+t] = out[t*panelRows+i]
+			}
 		}
 	}
 }
 
-// scatter writes or adds numbers to a column.
-func scatter(dst, src []float32, step int, add bool) {
-	for i, x := range src {
-		if add {
-			x += dst[i*step]
-		}
-		dst[i*step] = x
+// multiplyRowPairs multiplies a slice of panelRows rows by a single token, where the level can without turning them.
+func (m *Matrix) multiplyRowPairs(in *Inputs, from, tile, p, cols int, out []float32, add bool) (done bool) {
+	for i := 0; i < panelRows; i += kernel.Lanes {
+		done = in.kernels.MultiplyRowPairs(cols, halvesOf(m.data)[(from+i)*m.cols+p:], m.cols, panelRows*m.cols+(kernel.Lanes-1)*p,
+			in.words[tile*in.step()+p/2*in.width:], out[i:], add || p > 0)
 	}
+	return done
+}
+
+// slice returns the numbers [p, p + cols) of Lanes rows in single precision, step numbers apart: where they are, or in part
+// with zeros for rows from to on.
+func (m *Matrix) slice(k *kernel.Set, from, to, p, cols int, part []float32) (rows []float32, step int) {
+	if m.typ == F32 && to-from == kernel.Lanes {
+		return m.Float32s()[from*m.cols+p:], m.cols
+	}
+	elements, bytes := m.typ.Block()
+	for i := range kernel.Lanes {
+		row := part[i*cols:][:cols]
+		if i >= to-from {
+			clear(row)
+			continue
+		}
+		m.unpack(k, m.data[(from+i)*m.rowBytes()+p/elements*bytes:][:cols/elements*bytes], row)
+	}
+	return part, cols
+}
+
+// slicePairs is slice for pairs.
+func (m *Matrix) slicePairs(from, to, p, cols int, part []uint32) (rows []uint32, step int) {
+	data := m.data[from*m.rowBytes()+2*p:]
+	all := unsafe.Slice((*uint32)(unsafe.Pointer(&data[0])), len(data)/4)
+	if to-from == kernel.Lanes {
+		return all, m.cols / 2
+	}
+	clear(part)
+	for i := range to - from {
+		copy(part[i*cols/2:], all[i*m.cols/2:][:cols/2])
+	}
+	return part, cols / 2
 }
 
 // multiplyBytes unpacks panels, and as many at a time as stay in the second-level cache while tiles of tokens pass by. For
@@ -343,6 +409,10 @@ func (m *Matrix) multiplyBytes(in *Inputs, from, to, first, last, tokens int, c 
 		if many == 1 {
 			data, x := data(0), in.words[first*in.step():]
 			m.get(in, from, min(to, from+kernel.Lanes), first, 0, tokens, c, add, s)
+			if tokens == 1 && k.MultiplyRows(f, m.cols, data, x, 0, &s.products) {
+				m.put(in, from, min(to, from+kernel.Lanes), first, 0, tokens, c, s)
+				continue
+			}
 			for p := 0; p < m.cols; p += slice {
 				end := min(p+slice, m.cols)
 				k.UnpackPanel(f, m.cols, p, end, data, panels)
@@ -409,25 +479,33 @@ func (m *Matrix) multiplyColumn(in *Inputs, from, to, tile int, c []float32, add
 		x[p] = b[p*in.width]
 	}
 	for ; from < to; from += 4 {
-		// Four sums at once keep the processor busy.
-		var sum [4]float32
 		rows := min(4, to-from)
 		w := m.singles(in.kernels, from, from+rows, words)
-		if rows == 4 {
-			w0, w1, w2, w3 := w[:len(x)], w[m.cols:][:len(x)], w[2*m.cols:][:len(x)], w[3*m.cols:][:len(x)]
-			for p, v := range x {
-				sum[0] += w0[p] * v
-				sum[1] += w1[p] * v
-				sum[2] += w2[p] * v
-				sum[3] += w3[p] * v
-			}
-		} else {
-			for r := range rows {
-				for p, w := range w[r*m.cols:][:len(x)] {
-					sum[r] += w * x[p]
+		dst := c[(tile*m.rows+from)*in.width:]
+		for p := 0; p < m.cols; p += sliceCols {
+			x := x[p:min(p+sliceCols, m.cols)]
+			var sum [4]float32 // at once, which keeps the processor busy
+			if rows == 4 {
+				w0, w1, w2, w3 := w[p:][:len(x)], w[m.cols+p:][:len(x)], w[2*m.cols+p:][:len(x)], w[3*m.cols+p:][:len(x)]
+				for p, v := range x {
+					sum[0] += w0[p] * v
+					sum[1] += w1[p] * v
+					sum[2] += w2[p] * v
+					sum[3] += w3[p] * v
+				}
+			} else {
+				for r := range rows {
+					for p, w := range w[r*m.cols+p:][:len(x)] {
+						sum[r] += w * x[p]
+					}
 				}
 			}
+			for r, x := range sum[:rows] {
+				if add || p > 0 {
+					x += dst[r*in.width]
+				}
+				dst[r*in.width] = x
+			}
 		}
-		scatter(c[(tile*m.rows+from)*in.width:], sum[:rows], in.width, add)
 	}
 }

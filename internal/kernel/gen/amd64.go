@@ -70,7 +70,8 @@ func amd64() *printer {
 		p.exp(false)
 		p.mask()
 		p.sel()
-		p.transpose()
+		p.transpose(false)
+		p.transpose(true)
 		p.scale("scale", "VMOVUPS")
 		p.scale("scaleStream", "VMOVNTPS")
 		p.scaleCols()
@@ -83,6 +84,8 @@ func amd64() *printer {
 			p.f("\tVPMOVZXWD %s, %[2]s\n\tVPSLLD $16, %[2]s, %[2]s", from, to)
 		})
 		p.widen("f16", func(from, to string) { p.f("\tVCVTPH2PS %s, %s", from, to) })
+		p.split("F16")
+		p.split("BF16")
 		p.swiGLU()
 		p.squares()
 		p.scaleBoth()
@@ -100,6 +103,7 @@ func amd64() *printer {
 	p.exp(true)
 	p.pair()
 	p.round()
+	p.dotRows()
 	p.dot()
 	for _, rows := range []int{2, 1} {
 		for _, cols := range []int{4, 2, 1} {
@@ -574,12 +578,29 @@ func (p x86) sel() {
 }
 
 // transpose turns squares of lanes × lanes in registers, and takes columns that fill none one element of each row at
-// a time.
-func (p x86) transpose() {
-	p.text("transpose"+p.name, "cols int, src *float32, lds uintptr, dst *float32, ldd uintptr", 40)
+// a time. With ahead it asks for as many bytes as it reads so far ahead of src, one after the other.
+func (p x86) transpose(ahead bool) {
+	name, args, size := "transpose", "cols int, src *float32, lds uintptr, dst *float32, ldd uintptr", 40
+	if ahead {
+		name, args, size = "transposeAhead", args+", ahead uintptr", 48
+	}
+	p.text(name+p.name, args, size)
+	if ahead {
+		p.f("\tMOVQ ahead+40(FP), R10\n\tADDQ src+8(FP), R10")
+	}
 	n := p.lanes
+	var later *request
+	asked := 0
+	ask := func() { // at every second of the steps, of which there are two for a line
+		if asked++; asked%2 == 0 {
+			later.one()
+		}
+	}
 	p.f("\tMOVQ cols+0(FP), AX\n\tMOVQ src+8(FP), SI\n\tMOVQ lds+16(FP), R8\n\tMOVQ dst+24(FP), DI\n\tMOVQ ldd+32(FP), R9")
 	p.f("\tSUBQ $%d, AX\n\tJLT few\n\nsquare:", n)
+	if ahead {
+		later = &request{p: p.printer, base: "R10", lines: n}
+	}
 	for part := range columns / n { // rows [part·n, (part+1)·n)
 		p.f("\tMOVQ SI, BX")
 		if part > 0 {
@@ -599,10 +620,12 @@ func (p x86) transpose() {
 			p.f("\t%s, %s, %s, %s", first, p.v(at[j]), p.v(at[i]), p.v(free))
 			p.f("\t%s, %s, %s, %s", second, p.v(at[j]), p.v(at[i]), p.v(at[j]))
 			at[i], free = free, at[i]
+			ask()
 		}
 		for i := 0; i < n; i += 2 {
 			p.f("\tVUNPCKLPS %s, %s, %s", p.v(at[i+1]), p.v(at[i]), p.v(free))
 			p.f("\tVUNPCKHPS %s, %s, %s", p.v(at[i+1]), p.v(at[i]), p.v(at[i+1]))
+			ask()
 			at[i], free = free, at[i]
 		}
 		for i := 0; i < n; i += 4 {
@@ -610,6 +633,7 @@ func (p x86) transpose() {
 				a, b := i+k, i+k+2
 				p.f("\tVUNPCKLPD %s, %s, %s", p.v(at[b]), p.v(at[a]), p.v(free))
 				p.f("\tVUNPCKHPD %s, %s, %s", p.v(at[b]), p.v(at[a]), p.v(at[b]))
+				ask()
 				at[a], free = free, at[a]
 			}
 		}
@@ -641,6 +665,10 @@ func (p x86) transpose() {
 				p.f("\tADDQ R9, BX")
 			}
 		}
+	}
+	if ahead {
+		later.rest()
+		p.f("\tADDQ $%d, R10", 64*n)
 	}
 	p.f("\tADDQ $%d, SI\n\tLEAQ (DI)(R9*8), DI", n*4)
 	if n == 16 {
@@ -759,6 +787,36 @@ func (p x86) widen(name string, convert func(from, to string)) {
 		p.f("\tVMOVUPS %s, %d(DI)", p.v(j), j*p.lanes*4)
 	}
 	p.f("\tADDQ $%d, SI\n\tADDQ $%d, DI\n\tSUBQ $%d, AX\n\tJNZ loop", columns*2, columns*4, columns)
+	p.ret()
+}
+
+// split makes two rows of float32s of a row of pairs of 16-bit numbers.
+func (p x86) split(kind string) {
+	p.text("split"+kind+p.name, "rows, n int, src *uint32, dst *float32", 32)
+	p.f("\tMOVQ rows+0(FP), AX\n\tMOVQ n+8(FP), R8\n\tMOVQ src+16(FP), SI\n\tMOVQ dst+24(FP), DI\n\tSHLQ $2, R8")
+	words, odd, even, upper := p.v(0), p.v(1), p.v(2), p.v(3)
+	switch {
+	case kind == "BF16":
+		p.f("\tVPBROADCASTD ·upperWord+0(SB), %s", upper)
+	case p.wide():
+		p.f("\tVMOVDQU32 ·evenWords+0(SB), %s", upper)
+	default:
+		p.f("\tVBROADCASTI128 ·evenBytes+0(SB), %s", upper)
+	}
+	p.f("\nrow:\n\tMOVQ R8, CX\n\nloop:")
+	for j := range columns / p.lanes {
+		at := j * p.lanes * 4
+		switch {
+		case kind == "BF16":
+			p.f("\tVMOVUPS %d(SI), %s\n\tVPSLLD $16, %s, %s\n\tVANDPS %s, %s, %s", at, words, words, even, upper, words, odd)
+		case p.wide():
+			p.f("\tVMOVDQU32 (SI), Z0\n\tVPERMW Z0, Z3, Z0\n\tVEXTRACTI64X4 $1, Z0, Y1\n\tVCVTPH2PS Y0, Z2\n\tVCVTPH2PS Y1, Z1")
+		default:
+			p.f("\tVMOVDQU %d(SI), Y0\n\tVPSHUFB Y3, Y0, Y0\n\tVPERMQ $0xd8, Y0, Y0\n\tVEXTRACTI128 $1, Y0, X1\n\tVCVTPH2PS X0, Y2\n\tVCVTPH2PS X1, Y1", at)
+		}
+		p.f("\tVMOVUPS %s, %d(DI)\n\tVMOVUPS %s, %d(DI)(R8*1)", even, at, odd, at)
+	}
+	p.f("\tADDQ $%[1]d, SI\n\tADDQ $%[1]d, DI\n\tSUBQ $%[1]d, CX\n\tJNZ loop\n\tADDQ R8, DI\n\tDECQ AX\n\tJNZ row", columns*4)
 	p.ret()
 }
 

@@ -40,6 +40,7 @@ func (p x86) onBytes() {
 	p.unpackK("Q4_K", 144)
 	p.unpackK("Q5_K", 176)
 	p.unpackQ6()
+	p.dotQ8()
 	p.peak("dotBytes", func(x, acc int) { p.dot4(x, x, acc, 13, 14, 15) })
 }
 
@@ -249,31 +250,58 @@ func (p x86) factor(a, t int) int {
 // and R12, step and three times step in R8 and R9, what is read later at R13, and DI is where they go.
 func (p x86) unpack(name string) {
 	p.text("unpack"+name+p.name, "blocks int, src *byte, step, ahead uintptr, dst *uint32", 40)
-	p.f("\tMOVQ blocks+0(FP), AX\n\tMOVQ src+8(FP), SI\n\tMOVQ step+16(FP), R8\n\tMOVQ ahead+24(FP), R13\n\tMOVQ dst+32(FP), DI")
+	p.rows("dst")
+}
+
+func (p x86) rows(to string) {
+	p.f("\tMOVQ blocks+0(FP), AX\n\tMOVQ src+8(FP), SI\n\tMOVQ step+16(FP), R8\n\tMOVQ ahead+24(FP), R13\n\tMOVQ %s+32(FP), DI", to)
 	p.f("\tLEAQ (R8)(R8*2), R9\n\tLEAQ (SI)(R8*4), R10\n\tLEAQ (SI)(R8*8), R11\n\tLEAQ (R10)(R8*8), R12\n\tADDQ SI, R13")
 }
 
 // blocks prints the loop over blocks of so many bytes, which become size bytes, around what is done to some of the 16 rows.
-func (p x86) blocks(block, size int, body func(rows rowPart)) {
+func (p x86) blocks(block, size int, body func(rows rowPart), end ...func()) {
 	p.f("\nblock:")
+	ahead := &request{p: p.printer, base: "R13", lines: (16*block + 63) / 64}
 	for part := range p.parts() {
-		body(rowPart{p, part})
+		body(rowPart{p, part, ahead})
 	}
-	for line := 0; line < 16*block; line += 64 {
-		p.f("\tPREFETCHT1 %d(R13)", line)
-	}
+	ahead.rest()
 	p.f("\tADDQ $%d, R13", 16*block)
 	for _, base := range []string{"SI", "R10", "R11", "R12"} {
 		p.f("\tADDQ $%d, %s", block, base)
 	}
 	p.f("\tADDQ $%d, DI\n\tDECQ AX\n\tJNZ block", size)
+	for _, f := range end {
+		f()
+	}
 	p.ret()
 }
 
 // A rowPart is those of 16 rows that fit the lanes of a vector.
 type rowPart struct {
 	x86
-	part int
+	part  int
+	ahead *request
+}
+
+// A request asks for lines of what is read later, one now and then: processors drop requests that come all at once.
+type request struct {
+	p           *printer
+	base        string
+	next, lines int
+}
+
+func (r *request) one() {
+	if r != nil && r.next < r.lines {
+		r.p.f("\tPREFETCHT1 %d(%s)", 64*r.next, r.base)
+		r.next++
+	}
+}
+
+func (r *request) rest() {
+	for r.next < r.lines {
+		r.one()
+	}
 }
 
 // row is the address of what lies disp bytes into a row's block.
@@ -292,6 +320,7 @@ func (p rowPart) turn(z []int, free int) ([]int, int) {
 	unpack := func(kind string, a, b int) {
 		p.d("VPUNPCKL"+kind, "", z[b], z[a], free)
 		p.d("VPUNPCKH"+kind, "", z[b], z[a], z[b])
+		p.ahead.one()
 		z[a], free = free, z[a]
 	}
 	unpack("DQ", 0, 1)
@@ -344,6 +373,7 @@ func (p rowPart) quads32(disp int) []int {
 		a, b := half[0][k], half[1][k]
 		p.d(shuffle, "", first, b, a, free)
 		p.d(shuffle, "", second, b, a, b)
+		p.ahead.one()
 		quads[k], quads[k+4], free = free, b, a
 	}
 	return quads
@@ -388,6 +418,64 @@ func (p x86) unpackQ8() {
 			sign(z)
 			p.store(z, p.to(quadBytes*k))
 		}
+	})
+}
+
+// dotQ8 is unpackQ8 and dotBytes of one column, without a panel between.
+func (p x86) dotQ8() {
+	p.text("dotQ8_0"+p.name, "blocks int, src *byte, step, ahead uintptr, x *uint32, out *float32", 48)
+	p.rows("x")
+	p.f("\tMOVQ out+40(FP), DX\n\tADDQ $%d, DI", dataBytes)
+	const a, scale, b, whole = 9, 10, 11, 12 // halves uses b
+	sum, ones := func(part int) int { return 13 + part }, 15
+	sign := p.sign(0, 15)
+	if !p.wide() {
+		p.spread("wordOnes", ones)
+	}
+	for part := range p.parts() {
+		p.load(fmt.Sprintf("%d(DX)", part*p.lanes*4), sum(part))
+	}
+	p.blocks(34, inputBytes, func(p rowPart) {
+		p.halves(0, scale)
+		if p.wide() {
+			p.f("\tVPBROADCASTD 64(DI), Z%d", whole)
+		} else {
+			p.xor(whole, whole, whole)
+		}
+		for k, z := range p.quads32(2) {
+			sign(z)
+			if at := fmt.Sprintf("%d(DI)", quadBytes*k-dataBytes); p.wide() {
+				p.f("\tVPDPBUSD.BCST %s, Z%d, Z%d", at, z, whole)
+			} else {
+				p.f("\tVPBROADCASTD %s, Y%d", at, b)
+				p.dot4(z, b, whole, ones, a, b)
+			}
+		}
+		p.d("VCVTDQ2PS", "", whole, whole)
+		p.d("VBROADCASTSS", "", "(DI)", a)
+		p.d("VMULPS", "", a, scale, a)
+		p.d("VFMADD231PS", "", a, whole, sum(p.part))
+	}, func() {
+		for part := range p.parts() {
+			p.store(sum(part), fmt.Sprintf("%d(DX)", part*p.lanes*4))
+		}
+	})
+}
+
+// dotRows multiplies 16 rows of bfloat16s, 16 numbers at a time, by a column of pairs, as dotQ8 does.
+func (p x86) dotRows() {
+	p.text("dotRows"+p.name, "blocks int, src *byte, step, ahead uintptr, x *uint32, out *float32, add bool", 49)
+	p.rows("x")
+	p.f("\tMOVQ out+40(FP), DX")
+	const sum, x = 12, 13
+	p.xor(sum, sum, sum)
+	p.blocks(32, 8*quadBytes, func(p rowPart) {
+		for k, z := range p.quads32(0) {
+			p.f("\tVPBROADCASTD %d(DI), Z%d", quadBytes*k, x)
+			p.dpbf16ps(sum, x, z)
+		}
+	}, func() {
+		p.f("\tCMPB add+48(FP), $0\n\tJEQ store\n\tVADDPS (DX), Z%d, Z%d\n\nstore:\n\tVMOVUPS Z%d, (DX)", sum, sum, sum)
 	})
 }
 

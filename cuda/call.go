@@ -1,0 +1,561 @@
+package cuda
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"math/bits"
+	"runtime"
+	"unsafe"
+
+	"github.com/anchorattention/anchor"
+)
+
+// A Sequence is one sequence of a batch whose tensors lie on the device: see [anchor.Sequence]. Dim is 64, 96, 128 or 256,
+// and rows begin at multiples of 16 bytes.
+type Sequence struct {
+	Q    Tensor // BF16 or F16 [heads, Nq, dim]
+	K, V Tensor // as Q, [KV heads, Nk, dim], with the same steps between rows and between pages
+	O    Tensor // F32 [heads, Nq, dim], written; overlaps no other tensor
+	LSE  Tensor // F32 [heads, Nq, 1], written; optional
+
+	// Prompt is the length of the whole prompt, in positions; 0 means that the call ends it.
+	Prompt int
+
+	// Pages are the numbers of the pages that keys and values lie in, if they are paged: row r of a head is row r mod
+	// PageRows of page Pages[r/PageRows], and pages lie K.PageStep, or V.PageStep, apart. PageRows is a power of two, and
+	// the same for all sequences of a call.
+	Pages    []int32
+	PageRows int
+}
+
+// shape validates a sequence.
+func (s *Sequence) shape(d *Device) (anchor.Shape, error) {
+	sh := anchor.Shape{Heads: s.Q.Heads, KVHeads: s.K.Heads, Dim: s.Q.Dim, Queries: s.Q.Rows, Keys: s.K.Rows, Prompt: s.Prompt}
+	if sh.Prompt == 0 {
+		sh.Prompt = sh.Keys
+	}
+	if s.Pages != nil {
+		if s.PageRows < 1 || bits.OnesCount(uint(s.PageRows)) != 1 {
+			return sh, fmt.Errorf("pages have %d rows; want a power of two", s.PageRows)
+		}
+		if want := (s.K.Rows + s.PageRows - 1) / s.PageRows; len(s.Pages) < want {
+			return sh, fmt.Errorf("%d pages of %d rows; %d rows need %d", len(s.Pages), s.PageRows, s.K.Rows, want)
+		}
+	}
+	for _, t := range []struct {
+		name   string
+		tensor *Tensor
+		pages  []int32
+		align  int
+	}{{"Q", &s.Q, nil, 16}, {"K", &s.K, s.Pages, 16}, {"V", &s.V, s.Pages, 16}, {"O", &s.O, nil, 8}, {"LSE", &s.LSE, nil, 4}} {
+		if t.name == "LSE" && *t.tensor == (Tensor{}) {
+			continue
+		}
+		if err := t.tensor.check(d, t.pages, s.PageRows, t.align); err != nil {
+			return sh, fmt.Errorf("%s %w", t.name, err)
+		}
+	}
+	q, k, v, o, l := &s.Q, &s.K, &s.V, &s.O, &s.LSE
+	const maxPosition = 1 << 30
+	switch {
+	case k.DType != q.DType || v.DType != q.DType:
+		return sh, fmt.Errorf("Q, K and V have element types %v, %v and %v; want one for all", q.DType, k.DType, v.DType)
+	case k.Dim != q.Dim:
+		return sh, fmt.Errorf("K has dim %d; Q has %d; want the same", k.Dim, q.Dim)
+	case v.Heads != k.Heads || v.Rows != k.Rows || v.Dim != k.Dim:
+		return sh, fmt.Errorf("V has shape %s; want %s, as K", v.shape(), k.shape())
+	case v.RowStep != k.RowStep:
+		return sh, fmt.Errorf("V has a step of %d between rows and K of %d; want the same", v.RowStep, k.RowStep)
+	case q.Heads%k.Heads != 0:
+		return sh, fmt.Errorf("Q has %d heads and K %d; want a multiple", q.Heads, k.Heads)
+	case q.Rows > k.Rows:
+		return sh, fmt.Errorf("Q has %d rows and K %d; want no more queries than keys", q.Rows, k.Rows)
+	case k.Rows > maxPosition:
+		return sh, fmt.Errorf("K has %d rows; want at most %d", k.Rows, maxPosition)
+	case o.DType != anchor.Float32 || o.Heads != q.Heads || o.Rows != q.Rows || o.Dim != q.Dim:
+		return sh, fmt.Errorf("O is %v of shape %s; want F32 %s", o.DType, o.shape(), q.shape())
+	case l.Memory != nil && (l.DType != anchor.Float32 || l.Heads != q.Heads || l.Rows != q.Rows || l.Dim != 1):
+		return sh, fmt.Errorf("LSE is %v of shape %s; want F32 [%d, %d, 1]", l.DType, l.shape(), q.Heads, q.Rows)
+	case s.Prompt < 0 || s.Prompt > maxPosition:
+		return sh, fmt.Errorf("Prompt is %d; want 0 (the call ends the prompt) … %d", s.Prompt, maxPosition)
+	case s.Pages != nil && k.PageStep != v.PageStep:
+		return sh, fmt.Errorf("V has a step of %d between pages and K of %d; want the same", v.PageStep, k.PageStep)
+	}
+	return sh, nil
+}
+
+// A Call is attention to sequences on a device, planned, and with the memory it takes beside theirs. It can be started any
+// number of times, and looks anew at what the tensors hold each time.
+type Call struct {
+	device *Device
+	module *module
+	plan   *plan
+	method string
+	args   args
+
+	memory            []uint64 // on the device
+	tilesAt, windowAt uint64   // where the plan's tiles are there
+	started           bool
+}
+
+// Prepare plans a call and allocates its memory. Of opt, Planner and Scale count; nothing else may be asked for. The tensors'
+// memory must last as long as the call, and all sequences have the same heads, dim and types, and the same steps between rows.
+// Close the call.
+func (d *Device) Prepare(opt anchor.Options, sequences ...Sequence) (*Call, error) {
+	var c *Call
+	err := d.do(func() (err error) {
+		c, err = d.plan(&opt, sequences)
+		return err
+	})
+	return c, err
+}
+
+// paramsOf returns the parameters of a planner that the kernels can do, nil for dense attention.
+func paramsOf(planner anchor.Planner) (*anchor.Params, error) {
+	if planner == nil {
+		return nil, errors.New("Options.Planner is nil; want Dense() or AnchorAttention(params)")
+	}
+	call := anchor.Call{Options: anchor.Options{Planner: planner}}
+	if p, ok := call.Params(); ok {
+		return &p, planner.Validate()
+	}
+	if !call.Dense() {
+		return nil, fmt.Errorf("planner %s is not for GPUs; want dense, or anchor without refinements", planner.Name())
+	}
+	return nil, nil
+}
+
+func (d *Device) plan(opt *anchor.Options, sequences []Sequence) (_ *Call, err error) {
+	params, err := paramsOf(opt.Planner)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case opt.AuditRows != 0 || opt.TargetRecall != 0 || opt.Trace != nil || opt.Progress != nil || opt.Stripes:
+		return nil, errors.New("Options of a call on the device ask for an audit, a target of recall, stripes, a trace or progress; want a Planner and a Scale alone")
+	case opt.Scale != nil && *opt.Scale-*opt.Scale != 0:
+		return nil, fmt.Errorf("Options.Scale is %v; want a finite number", *opt.Scale)
+	case opt.Scale != nil && *opt.Scale < 0:
+		return nil, fmt.Errorf("Options.Scale is %v; want ≥ 0 for queries on the device", *opt.Scale)
+	case len(sequences) == 0:
+		return nil, errors.New("no sequences; want at least one")
+	}
+	first := &sequences[0]
+	shapes := make([]anchor.Shape, len(sequences))
+	for i := range sequences {
+		s := &sequences[i]
+		if shapes[i], err = s.shape(d); err != nil {
+			return nil, fmt.Errorf("sequence %d: %w", i, err)
+		}
+		if a, b := shapes[0], shapes[i]; a.Heads != b.Heads || a.KVHeads != b.KVHeads || a.Dim != b.Dim || first.Q.DType != s.Q.DType {
+			return nil, fmt.Errorf("sequence %d has %d heads, %d KV heads, dim %d and type %v; sequence 0 has %d, %d, %d and %v; want the same",
+				i, b.Heads, b.KVHeads, b.Dim, s.Q.DType, a.Heads, a.KVHeads, a.Dim, first.Q.DType)
+		}
+		for _, t := range [][2]*Tensor{{&first.Q, &s.Q}, {&first.K, &s.K}, {&first.V, &s.V}, {&first.O, &s.O}, {&first.LSE, &s.LSE}} {
+			if a, b := t[0], t[1]; a.RowStep != b.RowStep && a.Memory != nil && b.Memory != nil {
+				return nil, fmt.Errorf("sequence %d has a step of %d between rows where sequence 0 has %d; want the same", i, b.RowStep, a.RowStep)
+			}
+		}
+		if s.PageRows != first.PageRows {
+			return nil, fmt.Errorf("sequence %d has pages of %d rows and sequence 0 of %d; want the same", i, s.PageRows, first.PageRows)
+		}
+	}
+	kind, err := kindOf(first.Q.DType, first.Q.Dim)
+	if err != nil {
+		return nil, err
+	}
+	if kind.dim != first.Q.Dim {
+		return nil, fmt.Errorf("dim is %d; want one of %v for tensors on the device", first.Q.Dim, dims)
+	}
+	c := &Call{device: d, plan: newPlan(params, shapes...), method: opt.Planner.Name()}
+	if c.module, err = d.load(kind); err != nil {
+		return nil, err
+	}
+	scale := naturalScale(kind.dim)
+	if opt.Scale != nil {
+		scale = *opt.Scale
+	}
+	// A scale of zero becomes one that makes every logit next to nothing, so that −∞ times it still hides a key.
+	c.args.scale = max(scale, 1e-30)
+	if err := c.allocate(sequences); err != nil {
+		return nil, errors.Join(err, c.free())
+	}
+	return c, nil
+}
+
+// naturalScale is the scale of a dim if none is given.
+func naturalScale(dim int) float32 { return float32(1 / math.Sqrt(float64(dim))) }
+
+// allocate copies to the device what kernels must know, and allocates what they write beside outputs.
+func (c *Call) allocate(sequences []Sequence) (err error) {
+	a, p := &c.args, c.plan
+	s, shape := &sequences[0], p.shapes[0]
+	a.rows, a.words = p.before[len(sequences)], p.words
+	a.qStep, a.kvStep, a.oStep = uint32(s.Q.RowStep/8), uint32(s.K.RowStep/8), uint32(s.O.RowStep)
+	a.heads, a.shared, a.section = int32(shape.Heads), int32(shape.Heads/shape.KVHeads), int32(c.section())
+	a.groupCount = int32(len(p.groups))
+	places := make([]place, len(sequences))
+	for i := range sequences {
+		s := &sequences[i]
+		at := place{
+			q: s.Q.address(), k: s.K.address(), v: s.V.address(), o: s.O.address(),
+			qHead: int64(s.Q.HeadStep), kHead: int64(s.K.HeadStep), vHead: int64(s.V.HeadStep), oHead: int64(s.O.HeadStep),
+			before: p.before[i], first: int32(p.shapes[i].First()),
+		}
+		if s.LSE.Memory != nil {
+			at.lse, at.lseHead, a.lseStep = s.LSE.address(), int64(s.LSE.HeadStep), uint32(s.LSE.RowStep)
+		}
+		if s.Pages != nil {
+			a.pageShift = int32(bits.TrailingZeros(uint(s.PageRows)))
+			rows := make([]uint32, len(s.Pages))
+			for j, page := range s.Pages {
+				rows[j] = uint32(int(page) * (s.K.PageStep / s.K.RowStep))
+			}
+			if at.pages, err = store(c, rows); err != nil {
+				return err
+			}
+		}
+		places[i] = at
+	}
+	if a.sequences, err = store(c, places); err != nil {
+		return err
+	}
+	if c.tilesAt, err = store(c, p.tiles); err != nil {
+		return err
+	}
+	if a.tally, err = c.alloc(tallyBytes); err != nil || len(p.sparse) == 0 {
+		return err
+	}
+	a.block, a.step, a.theta = int32(p.params.Block), int32(p.params.Step), float32(p.params.Theta)
+	for _, g := range p.groups {
+		const chunk = 2048 // searchKeys of the kernel
+		a.chunks = max(a.chunks, (g.start+chunk-1)/chunk)
+	}
+	if c.windowAt, err = store(c, p.window); err != nil {
+		return err
+	}
+	if a.groups, err = store(c, p.groups); err != nil {
+		return err
+	}
+	pooled := shape.Heads * len(p.groups) * p.params.Step
+	for _, m := range []struct {
+		to    *uint64
+		bytes int
+	}{
+		{&a.anchors, 4 * shape.Heads * int(a.rows)}, {&a.pool, 2 * 2 * pooled * shape.Dim}, {&a.means, 4 * pooled},
+		{&a.bits, c.bitBytes()}, {&a.counts, c.countBytes()},
+	} {
+		if *m.to, err = c.alloc(m.bytes); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// bitBytes is the size of a bit for every head, group and key before it.
+func (c *Call) bitBytes() int { return 4 * c.plan.shapes[0].Heads * int(c.plan.words) }
+
+const tallyBytes = 3 * 4
+
+func (c *Call) countBytes() int { return 4 * c.plan.shapes[0].Heads * len(c.plan.groups) }
+
+// section returns how many query heads are done together: those whose keys and values take two thirds of the second-level
+// cache, and at least those of one KV head.
+func (c *Call) section() int {
+	shape := c.plan.shapes[0]
+	size := 4 * uint64(c.plan.keys) * uint64(shape.Dim)
+	return shape.Heads / shape.KVHeads * int(min(max(c.device.cache*2/3/size, 1), uint64(shape.KVHeads)))
+}
+
+// alloc allocates device memory until free.
+func (c *Call) alloc(bytes int) (uint64, error) {
+	p, err := c.device.driver.alloc(bytes)
+	if err == nil {
+		c.memory = append(c.memory, p)
+	}
+	return p, err
+}
+
+// store copies data, at least one element, to new memory.
+func store[E any](c *Call, data []E) (uint64, error) {
+	p, err := c.alloc(len(data) * int(unsafe.Sizeof(data[0])))
+	if err != nil {
+		return p, err
+	}
+	return p, send(c.device.driver, p, data)
+}
+
+// free gives back memory, after the device has done with it.
+func (c *Call) free() error {
+	d := c.device.driver
+	errs := []error{c.device.wait()}
+	for _, p := range c.memory {
+		errs = append(errs, d.call("MemFree", d.f.MemFree, uintptr(p)))
+	}
+	c.memory = nil
+	return errors.Join(errs...)
+}
+
+// Close gives back the call's memory, after the device has done with it.
+func (c *Call) Close() error {
+	return c.device.do(func() error {
+		if c.module == nil {
+			return nil
+		}
+		c.module = nil
+		return c.free()
+	})
+}
+
+// Start has the device begin, after what was started before, and does not wait.
+func (c *Call) Start() error {
+	return c.device.do(func() error {
+		if c.module == nil {
+			return errors.New("the call is closed")
+		}
+		c.started = true
+		return c.start(nil)
+	})
+}
+
+// Result waits until the device has done what was started, and tells what the call did when it was started last. Seconds and
+// Stages are zero: see [Device.Time].
+func (c *Call) Result() (*anchor.Result, error) {
+	var res *anchor.Result
+	err := c.device.do(func() (err error) {
+		switch {
+		case c.module == nil:
+			return errors.New("the call is closed")
+		case !c.started:
+			return errors.New("the call was not started")
+		}
+		res, err = c.result()
+		return err
+	})
+	return res, err
+}
+
+func (c *Call) result() (*anchor.Result, error) {
+	d := c.device
+	// What the kernels did wrong is reported here.
+	if err := d.wait(); err != nil {
+		return nil, err
+	}
+	heads := c.plan.shapes[0].Heads
+	counts := make([]int32, heads*len(c.plan.groups))
+	if len(c.plan.sparse) > 0 {
+		if err := fetch(d.driver, counts, c.args.counts); err != nil {
+			return nil, err
+		}
+	}
+	var tally [tallyBytes / 4]uint32
+	if err := fetch(d.driver, tally[:], c.args.tally); err != nil {
+		return nil, err
+	}
+	res := &anchor.Result{Method: c.method, ISA: d.isa(), Heads: make([]anchor.HeadResult, heads), NonFiniteRows: int64(tally[2])}
+	c.plan.account(res, counts)
+	return res, nil
+}
+
+// start starts the kernels, and calls mark, if there is one, after those of each stage.
+func (c *Call) start(mark func(anchor.Stage) error) error {
+	a, p := &c.args, c.plan
+	if mark == nil {
+		mark = func(anchor.Stage) error { return nil }
+	}
+	stage := anchor.StageDense
+	if p.params != nil {
+		stage = anchor.StageSparse
+	}
+	heads := int(a.heads)
+	if err := c.clear(a.tally, tallyBytes); err != nil {
+		return err
+	}
+	if n := len(p.window); n > 0 {
+		a.tiles, a.tileCount = c.windowAt, int32(n)
+		if err := c.kernel(anchors, min(n*heads, c.device.processors)); err != nil {
+			return err
+		}
+		if err := mark(anchor.StageWindow); err != nil {
+			return err
+		}
+		parts := (int(a.shared*a.step) + 63) / 64
+		if err := c.kernel(pool, heads*len(p.groups)*int(a.step)); err != nil {
+			return err
+		}
+		if err := c.clear(a.bits, c.bitBytes()); err != nil {
+			return err
+		}
+		if err := c.kernel(search, heads/int(a.shared)*int(a.chunks)*len(p.groups)*parts); err != nil {
+			return err
+		}
+		if err := c.kernel(count, (heads*len(p.groups)+3)/4); err != nil {
+			return err
+		}
+		if err := mark(anchor.StageSearch); err != nil {
+			return err
+		}
+	}
+	a.tiles, a.tileCount = c.tilesAt, int32(len(p.tiles))
+	if err := c.kernel(attend, min(len(p.tiles)*heads, c.device.processors)); err != nil {
+		return err
+	}
+	return mark(stage)
+}
+
+func (c *Call) clear(p uint64, bytes int) error {
+	d := c.device.driver
+	return d.call("MemsetD8Async", d.f.MemsetD8Async, uintptr(p), 0, uintptr(bytes), c.device.stream)
+}
+
+// kernel starts a kernel on the given number of blocks.
+func (c *Call) kernel(kernel, blocks int) error {
+	if blocks > math.MaxInt32 {
+		return fmt.Errorf("kernel %s: %d blocks; the device can count to %d", kernels[kernel].name, blocks, math.MaxInt32)
+	}
+	d := c.device.driver
+	args := []unsafe.Pointer{unsafe.Pointer(&c.args)} // read before the call returns
+	err := d.call("LaunchKernel", d.f.LaunchKernel, c.module.kernel[kernel], uintptr(blocks), 1, 1, uintptr(kernels[kernel].threads), 1, 1,
+		uintptr(c.module.shared(kernel)), c.device.stream, uintptr(unsafe.Pointer(&args[0])), 0)
+	runtime.KeepAlive(args)
+	if err != nil {
+		return fmt.Errorf("kernel %s: %w", kernels[kernel].name, err)
+	}
+	return nil
+}
+
+// A Graph is calls that the device begins as one, in turn, with next to no work for the program: see CUDA's graphs.
+type Graph struct {
+	device *Device
+	calls  []*Call
+	exec   uintptr // 0 once closed
+}
+
+// Graph captures the start of calls, which must not be closed before the graph. Close it.
+func (d *Device) Graph(calls ...*Call) (*Graph, error) {
+	g := &Graph{device: d, calls: calls}
+	err := d.do(func() error {
+		if len(calls) == 0 {
+			return errors.New("no calls; want at least one")
+		}
+		for i, c := range calls {
+			if c.device != d || c.module == nil {
+				return fmt.Errorf("call %d is closed or of another device", i)
+			}
+		}
+		const threadLocal = 1 // CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+		c, f := d.driver, &d.driver.f
+		if err := c.call("StreamBeginCapture", f.StreamBeginCapture, d.stream, threadLocal); err != nil {
+			return err
+		}
+		var err error
+		for _, c := range calls {
+			err = errors.Join(err, c.start(nil))
+		}
+		graph, exec := new(uintptr), new(uintptr)
+		if end := c.call("StreamEndCapture", f.StreamEndCapture, d.stream, uintptr(unsafe.Pointer(graph))); end != nil {
+			return errors.Join(err, end)
+		}
+		if err == nil {
+			err = c.call("GraphInstantiate", f.GraphInstantiateWithFlags, uintptr(unsafe.Pointer(exec)), *graph, 0)
+		}
+		g.exec = *exec
+		return errors.Join(err, c.call("GraphDestroy", f.GraphDestroy, *graph))
+	})
+	if err != nil {
+		return nil, errors.Join(err, g.Close())
+	}
+	return g, nil
+}
+
+// Start has the device begin all calls, after what was started before, and does not wait.
+func (g *Graph) Start() error {
+	return g.device.do(func() error {
+		if g.exec == 0 {
+			return errors.New("the graph is closed")
+		}
+		for _, c := range g.calls {
+			c.started = true
+		}
+		return g.device.driver.call("GraphLaunch", g.device.driver.f.GraphLaunch, g.exec, g.device.stream)
+	})
+}
+
+// Close gives back what the graph holds, after the device has done with it.
+func (g *Graph) Close() error {
+	return g.device.do(func() error {
+		if g.exec == 0 {
+			return nil
+		}
+		exec := g.exec
+		g.exec = 0
+		return errors.Join(g.device.wait(), g.device.driver.call("GraphExecDestroy", g.device.driver.f.GraphExecDestroy, exec))
+	})
+}
+
+// Wait waits until the device has done what was started.
+func (d *Device) Wait() error { return d.do(d.wait) }
+
+func (d *Device) wait() error {
+	return d.driver.call("StreamSynchronize", d.driver.f.StreamSynchronize, d.stream)
+}
+
+// Time returns how long the device takes for what f starts on it, in seconds by its own clock. It waits for that.
+func (d *Device) Time(f func() error) (seconds float64, err error) {
+	watch := stopwatch{device: d}
+	defer func() { err = errors.Join(err, d.do(watch.free)) }()
+	for _, step := range []func() error{func() error { return d.do(watch.mark) }, f, func() error { return d.do(watch.mark) }} {
+		if err := step(); err != nil {
+			return 0, err
+		}
+	}
+	return seconds, d.do(func() error {
+		times, err := watch.read()
+		if err == nil {
+			seconds = times[0]
+		}
+		return err
+	})
+}
+
+// A stopwatch marks moments on the device. Its methods want the device's context to be current.
+type stopwatch struct {
+	device *Device
+	events []uintptr
+}
+
+func (w *stopwatch) mark() error {
+	d, e := w.device.driver, new(uintptr)
+	if err := d.call("EventCreate", d.f.EventCreate, uintptr(unsafe.Pointer(e)), 0); err != nil {
+		return err
+	}
+	w.events = append(w.events, *e)
+	return d.call("EventRecord", d.f.EventRecord, *e, w.device.stream)
+}
+
+// read waits and returns the seconds between marks.
+func (w *stopwatch) read() ([]float64, error) {
+	if err := w.device.wait(); err != nil {
+		return nil, err
+	}
+	var times []float64
+	for i := range w.events[1:] {
+		d, ms := w.device.driver, new(float32)
+		if err := d.call("EventElapsedTime", d.f.EventElapsedTime, uintptr(unsafe.Pointer(ms)), w.events[i], w.events[i+1]); err != nil {
+			return nil, err
+		}
+		times = append(times, float64(*ms)/1000)
+	}
+	return times, nil
+}
+
+func (w *stopwatch) free() error {
+	d := w.device.driver
+	var errs []error
+	for _, e := range w.events {
+		errs = append(errs, d.call("EventDestroy", d.f.EventDestroy, e))
+	}
+	w.events = nil
+	return errors.Join(errs...)
+}
