@@ -23,6 +23,9 @@
 //
 // # What is measured
 //
+// A task's samples are answered and the answers scored, unless it measures them in a way of its own ([Task].Measure), as package
+// drift does.
+//
 // Scores are between 0 and 1. The time to the first token is that of a prompt of which nothing is in the cache: each job
 // has an engine of its own, since prompts of a benchmark begin alike. Recall is audited on sampled rows, outside the time.
 //

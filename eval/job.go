@@ -100,6 +100,8 @@ type Done struct {
 	End          generate.End       `json:"end,omitempty"` // why the output ended
 	Generated    int                `json:"generated"`     // tokens
 	Values       map[string]float64 `json:"values,omitempty"`
+	// Curves are measurements along the prompt, in parts of equal length.
+	Curves map[string][]float64 `json:"curves,omitempty"`
 
 	FirstToken       float64 `json:"ttft_seconds"`      // to the first token, the audit left out
 	AttentionSeconds float64 `json:"attention_seconds"` // of those, in attention

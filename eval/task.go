@@ -1,6 +1,7 @@
 package eval
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 
@@ -16,6 +17,7 @@ type Sample struct {
 
 	Prompt    string   // what the user says
 	Prefix    string   // what the answer begins with
+	Plain     bool     // the prompt stands alone, whatever the chat template
 	MaxTokens int      // to generate at most
 	Stop      []string // strings that end the answer
 	Answers   []string // expected; what they mean is the task's business
@@ -33,6 +35,9 @@ type Task struct {
 	Sample func(f *Format, length, index int, seed uint64) (*Sample, error)
 	// Score returns how good an answer is, in [0, 1].
 	Score func(s *Sample, output string) float64
+	// Measure, when set, is what is done with a sample instead of letting the model answer it and scoring that. Times of the whole
+	// and the version are filled in afterwards. The progress function is never nil.
+	Measure func(ctx context.Context, w *Worker, j *Job, progress func(share float64)) (Done, error)
 	// Data are the hashes of the files that samples are made of, by what they hold; see [Hash].
 	Data map[string]string
 }
@@ -54,6 +59,14 @@ type Format struct {
 // Encode returns the tokens of a prompt and the beginning of its answer.
 func (f *Format) Encode(prompt, prefix string) []int32 {
 	return f.Tokenizer.Encode(f.Before+prompt+f.After+prefix, !f.chat()).IDs
+}
+
+// EncodeSample returns the tokens of a sample's prompt and the beginning of its answer.
+func (f *Format) EncodeSample(s *Sample) []int32 {
+	if s.Plain {
+		f = &Format{Tokenizer: f.Tokenizer}
+	}
+	return f.Encode(s.Prompt, s.Prefix)
 }
 
 func (f *Format) chat() bool { return f.Before+f.After != "" }

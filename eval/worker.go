@@ -107,12 +107,22 @@ func (w *Worker) Do(ctx context.Context, j Job, progress func(share float64)) (R
 	if err != nil {
 		return r, fmt.Errorf("%s: %w", &j, err)
 	}
+	if t.Measure != nil {
+		if progress == nil {
+			progress = func(float64) {}
+		}
+		if r.Done, err = t.Measure(ctx, w, &j, progress); err != nil {
+			return r, fmt.Errorf("%s: %w", &j, err)
+		}
+		r.Seconds, r.Version = time.Since(start).Seconds(), Version()
+		return r, nil
+	}
 	// An engine of its own: another's cache may hold the beginning of the prompt.
 	e, err := generate.New(w.Model.Model, generate.Options{Attention: j.Attention, Costs: w.Costs, Threads: w.Threads})
 	if err != nil {
 		return r, fmt.Errorf("%s: %w", &j, err)
 	}
-	ids := w.Model.Encode(s.Prompt, s.Prefix)
+	ids := w.Model.EncodeSample(s)
 	res, err := e.Generate(ctx, generate.Request{
 		Prompt: ids, MaxTokens: s.MaxTokens, Tokenizer: w.Model.Tokenizer, Stop: s.Stop, AuditRows: j.Audit, Progress: progress,
 	})

@@ -31,6 +31,12 @@ type ForwardOptions struct {
 	// the slices. Its error ends the call. A batch of several parts cannot be captured.
 	Capture func(layer int, q, k, v []float32) error
 
+	// Rows are tokens of ids, numbered from 0 and ascending, after each of which Logits is called with the logits of the next
+	// token, one for each of the Vocab ids: in any order, from several goroutines at once. It must not keep the slice. Its
+	// error ends the call. Few rows are computed at a time, so all of a text's may be wanted. Not for a batch of several parts.
+	Rows   []int
+	Logits func(row int, logits []float32) error
+
 	// Progress, when set, is called now and then with the share of the work that is done, ascending in [0, 1], by
 	// one goroutine at a time.
 	Progress func(share float64)
@@ -95,6 +101,9 @@ func (m *Model) ForwardBatch(ctx context.Context, parts []Part, opt ForwardOptio
 		if err := f.mix(ctx, i); err != nil {
 			return nil, Stats{}, err
 		}
+	}
+	if err := f.rowLogits(ctx); err != nil {
+		return nil, Stats{}, err
 	}
 	logits = f.logits()
 	if err := ctx.Err(); err != nil {
@@ -185,6 +194,9 @@ func (m *Model) newForward(parts []Part, opt ForwardOptions) (*forward, error) {
 	case opt.Capture != nil && len(parts) > 1:
 		return nil, fmt.Errorf("model: ForwardOptions.Capture with a batch of %d parts; want one part", len(parts))
 	}
+	if err := opt.checkRows(parts); err != nil {
+		return nil, fmt.Errorf("model: %w", err)
+	}
 	f := &forward{Model: m, opt: opt, threads: min(parallel.Threads(opt.Threads), maxThreads)}
 	for layer := range c.Layers {
 		if err := f.planner(layer).Validate(); err != nil {
@@ -237,6 +249,7 @@ func (m *Model) newForward(parts []Part, opt ForwardOptions) (*forward, error) {
 	n := float64(f.n)
 	linear := n * float64(c.Hidden) * float64(2*heads+2*kvHeads+3*c.Intermediate)
 	f.all = float64(c.Layers)*linear + float64(len(f.speaking()))*float64(c.Vocab)*float64(c.Hidden)
+	f.all += f.rowWork(len(opt.Rows))
 	for layer := range c.Layers {
 		for i := range f.parts {
 			f.all += f.attention(&f.parts[i], layer)

@@ -80,6 +80,8 @@ func (e *Evaluation) title() string {
 		title = "RULER"
 	case "niah":
 		title = "Needle in a haystack"
+	case "longbench":
+		title = "LongBench"
 	case "lookup":
 		title = "Lookups"
 	default:

@@ -55,7 +55,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	path := flags.String("model", "", "GGUF `file`; random weights of SmolLM2-135M's shape in Q8_0 if none is given")
 	marked := flags.Int("marked", 0, "without -model: every so many'th `token` of the vocabulary is looked for by all heads")
 	lengths := flags.String("tokens", "2048,16384", "prompt `lengths`")
-	methods := flags.String("methods", "dense", "Anchor's `methods`: dense, anchor, auto")
+	methods := flags.String("methods", "dense", "Anchor's `methods`: dense, anchor, auto; with /bf16 behind, keys and values are kept in BF16")
 	rounds := flags.Int("rounds", 5, "rounds in which every contestant runs once")
 	threads := flags.Int("threads", runtime.GOMAXPROCS(0), "threads of either side")
 	choices := flags.String("settings", "256f,512f,2048f,512,2048", "batch sizes of llama.cpp, with f for flash attention; of several the `fastest` is kept; none leaves llama.cpp out")
@@ -77,12 +77,17 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	planners := map[string]anchor.Planner{
 		"dense": anchor.Dense(), "anchor": anchor.AnchorAttention(anchor.DefaultParams()), "auto": anchor.Auto(anchor.DefaultParams()),
 	}
-	var names []string
+	var ours []method
 	for _, name := range strings.Split(*methods, ",") {
-		if planners[name] == nil {
-			return fmt.Errorf("-methods is %q; want dense, anchor or auto", name)
+		x := method{name: name, cache: anchor.Float32}
+		planner, bf16 := strings.CutSuffix(name, "/bf16")
+		if bf16 {
+			x.cache = anchor.BFloat16
 		}
-		names = append(names, name)
+		if x.planner = planners[planner]; x.planner == nil {
+			return fmt.Errorf("-methods is %q; want dense, anchor or auto, or one of them with /bf16 behind", name)
+		}
+		ours = append(ours, x)
 	}
 	if flags.NArg() > 0 || *rounds < 1 || *threads < 1 || *marked < 0 {
 		return fmt.Errorf("arguments %q, -rounds %d, -threads %d, -marked %d; want no arguments, and numbers ≥ 1 or, of marked ones, 0",
@@ -127,10 +132,9 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	}
 	for _, n := range ns {
 		options := llamacpp.Options{Path: *path, ContextSize: n + 256, Threads: *threads, CacheType: *cache}
-		c := contest{model: m, peer: peer, meter: meter, prompt: prompt(n, m.Config().Vocab), threads: *threads}
-		for _, name := range names {
-			c.names = append(c.names, "anchor/"+name)
-			c.planners = append(c.planners, planners[name])
+		c := contest{model: m, peer: peer, meter: meter, prompt: prompt(n, m.Config().Vocab), threads: *threads, methods: ours}
+		for _, x := range ours {
+			c.names = append(c.names, "anchor/"+x.name)
 		}
 		chosen := "none"
 		if peer != nil {
@@ -190,15 +194,22 @@ func prompt(n, vocab int) []int32 {
 	return ids
 }
 
-// A contest is Anchor, by several planners, and last llama.cpp, if it takes part, on one prompt.
+// A method is one of Anchor's ways to read a prompt.
+type method struct {
+	name    string
+	planner anchor.Planner
+	cache   anchor.DType // of keys and values
+}
+
+// A contest is Anchor, by several methods, and last llama.cpp, if it takes part, on one prompt.
 type contest struct {
-	model    *model.Model
-	peer     *llamacpp.Process
-	meter    *meter
-	prompt   []int32
-	threads  int
-	names    []string
-	planners []anchor.Planner
+	model   *model.Model
+	peer    *llamacpp.Process
+	meter   *meter
+	prompt  []int32
+	threads int
+	names   []string
+	methods []method
 }
 
 // choose opens llama.cpp with the settings with which it is fastest on the prompt, and returns them.
@@ -230,16 +241,21 @@ func (c *contest) choose(o llamacpp.Options, all []settings) (string, error) {
 // runOne returns the seconds that contestant i takes until it knows the token after the prompt, and what share of pairs it
 // attends to.
 func (c *contest) runOne(ctx context.Context, i int) (seconds, density float64, err error) {
-	if i == len(c.planners) {
+	if i == len(c.methods) {
 		seconds, err = c.peer.Prefill(c.prompt)
 		return seconds, 1, err
 	}
-	cache, err := c.model.NewCache(len(c.prompt))
+	pool, err := c.model.NewPool(c.methods[i].cache, math.MaxInt64)
 	if err != nil {
 		return 0, 0, err
 	}
+	cache, err := pool.NewCache(len(c.prompt), nil)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer cache.Close()
 	start := time.Now()
-	_, stats, err := c.model.Forward(ctx, cache, c.prompt, model.ForwardOptions{Planner: c.planners[i], Threads: c.threads, Prompt: len(c.prompt)})
+	_, stats, err := c.model.Forward(ctx, cache, c.prompt, model.ForwardOptions{Planner: c.methods[i].planner, Threads: c.threads, Prompt: len(c.prompt)})
 	if err != nil {
 		return 0, 0, err
 	}

@@ -56,7 +56,7 @@ func TestRunAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out strings.Builder
-	err := run(t.Context(), []string{"-model", path, "-tokens", "60", "-rounds", "2", "-methods", "dense,anchor", "-settings", "none"}, &out)
+	err := run(t.Context(), []string{"-model", path, "-tokens", "60", "-rounds", "2", "-methods", "dense,anchor/bf16", "-settings", "none"}, &out)
 	if err != nil || !strings.Contains(out.String(), "anchor/dense's time") || strings.Contains(out.String(), "\nllama.cpp ") {
 		t.Errorf("error %v, output %s", err, out.String())
 	}
@@ -65,7 +65,7 @@ func TestRunAlone(t *testing.T) {
 // Flags that make no sense are errors that name them, before anything is started.
 func TestFlags(t *testing.T) {
 	for _, c := range [][2]string{
-		{"-tokens=0", "-tokens"}, {"-tokens=a", "-tokens"}, {"-methods=flash", "-methods"}, {"-settings=f", "-settings"}, {"-rounds=0", "-rounds 0"},
+		{"-tokens=0", "-tokens"}, {"-tokens=a", "-tokens"}, {"-methods=flash", "-methods"}, {"-methods=dense/f16", "-methods"}, {"-settings=f", "-settings"}, {"-rounds=0", "-rounds 0"},
 		{"-threads=-1", "-threads -1"}, {"-marked=-1", "-marked -1"}, {"more", "more"},
 	} {
 		if err := run(t.Context(), []string{c[0]}, nil); err == nil || !strings.Contains(err.Error(), c[1]) {

@@ -102,7 +102,7 @@ func TestCapture(t *testing.T) {
 
 	// A GGUF file brings its tokenizer along.
 	out = filepath.Join(t.TempDir(), "captured")
-	if said := mustRun(t, "capture", smallGGUF(t, 64), "--file", file, "--length", "7", "-o", out); !strings.HasPrefix(said, "wrote 1 layers of 7 tokens") {
+	if said := mustRun(t, "capture", smallGGUF(t), "--file", file, "--length", "7", "-o", out); !strings.HasPrefix(said, "wrote 1 layers of 7 tokens") {
 		t.Errorf("of a GGUF file: %q", said)
 	}
 }

@@ -311,7 +311,7 @@ func TestDeploy(t *testing.T) {
 			t.Errorf("%s: %q: %v", name, args, err)
 		}
 		lines[name] = make(map[string]string)
-		for _, flag := range []string{"nats", "nats-ca", "nats-nkey", "model", "template", "output"} {
+		for _, flag := range []string{"nats", "nats-ca", "nats-nkey", "model", "chat", "output"} {
 			if f := sub.Flags().Lookup(flag); f != nil {
 				lines[name][flag] = f.Value.String()
 			}

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 
 	"github.com/anchorattention/anchor"
+	"github.com/anchorattention/anchor/chat"
 	"github.com/anchorattention/anchor/eval"
 	"github.com/anchorattention/anchor/eval/needle"
 	"github.com/anchorattention/anchor/eval/queue"
@@ -26,14 +27,16 @@ import (
 
 func newEval() *cobra.Command {
 	c := &cobra.Command{
-		Use:   "eval ruler|niah|lookup [flags]",
+		Use:   "eval ruler|niah|lookup|longbench|drift [flags]",
 		Short: "Ask a model the questions of a benchmark under several methods of attention",
 		Long: `Eval asks a model questions over long texts under several methods of attention, and says
 how well it answers under each, with confidence intervals:
 
-  ruler    the thirteen tasks of RULER (arXiv 2404.06654)
-  niah     a needle in a haystack, at eleven depths
-  lookup   code words and their answers, which the constructed model of "anchor demo" can do
+  ruler      the thirteen tasks of RULER (arXiv 2404.06654)
+  niah       a needle in a haystack, at eleven depths
+  lookup     code words and their answers, which the constructed model of "anchor demo" can do
+  longbench  the tasks of LongBench (arXiv 2308.14508), from its published files
+  drift      no questions: perplexity of a text, and how far predictions are from dense attention's
 
 Results are appended to DIR/results.jsonl as they come, a line for each sample under each
 method: prompt tokens, method and parameters, output, score, time to first token, density,
@@ -54,13 +57,13 @@ Interrupted, it reports what is finished.`,
   anchor eval niah --model ./Llama-3.1-8B --methods dense,anchor=8,anchor=12 --lengths 8192,32768 -o out`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return usageError{fmt.Errorf("suite is %q; want one of ruler, niah, lookup", args[0])}
+				return usageError{fmt.Errorf("suite is %q; want one of ruler, niah, lookup, longbench, drift", args[0])}
 			}
 			return nil
 		},
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	c.AddCommand(newRuler(), newNIAH(), newLookup())
+	c.AddCommand(newRuler(), newNIAH(), newLookup(), newLongBench(), newDrift())
 	for _, sub := range c.Commands() {
 		sub.DisableFlagsInUseLine = true
 	}
@@ -73,7 +76,7 @@ func newRuler() *cobra.Command {
 	var only []string
 	var samples int
 	c := &cobra.Command{
-		Use:   "ruler --model PATH -o DIR [flags]",
+		Use:   "ruler --model MODEL -o DIR [flags]",
 		Short: "The thirteen tasks of RULER",
 		Long: `Ruler asks the thirteen tasks of RULER (Hsieh et al. 2024, arXiv 2404.06654), with the published
 templates, parameters and scoring; lengths are measured with the model's own tokenizer, and include
@@ -87,8 +90,7 @@ questions are a few of the project's own, which show the format and say little a
 "anchor eval --help" says what comes of it.`,
 		Example: `  anchor eval ruler --model ./Llama-3.1-8B --essay PaulGrahamEssays.json --squad dev-v2.0.json \
       --hotpotqa hotpot_dev_distractor_v1.json --lengths 4096,16384,65536 --samples 100 -o out --report
-  anchor eval ruler --model ./Qwen3-8B --tasks niah_single_2,vt --samples 20 -o out \
-      --template '<|im_start|>user\n{task_template}<|im_end|>\n<|im_start|>assistant\n'`,
+  anchor eval ruler --model Qwen/Qwen3-8B --chat --tasks niah_single_2,vt --samples 20 -o out`,
 	}
 	x.flags(c)
 	c.Flags().StringVar(&essay, "essay", "", "`file` of the essay, in the format of PaulGrahamEssays.json")
@@ -143,7 +145,7 @@ func newNIAH() *cobra.Command {
 	var essay string
 	var rounds int
 	c := &cobra.Command{
-		Use:   "niah --model PATH -o DIR [flags]",
+		Use:   "niah --model MODEL -o DIR [flags]",
 		Short: "A needle in a haystack: lengths against depths",
 		Long: `Niah hides a number in an essay, between two sentences, and asks for it: at every length, at
 eleven depths from the beginning to the end, in rounds with other numbers. The page of --report
@@ -187,14 +189,11 @@ trained are not made for it.
 	return c
 }
 
-// placeholder stands for the prompt in a template, as in those of RULER.
-const placeholder = "{task_template}"
-
 // evaluation is one run of a suite.
 type evaluation struct {
 	constructed bool // without --model, the constructed model is evaluated
 	model, dir  string
-	template    string
+	chat        bool
 	methods     []string
 	lengths     []int
 	seed        uint64
@@ -206,6 +205,10 @@ type evaluation struct {
 	json        *bool
 	nats        *queue.Options
 	notes       []string
+
+	keep   func(m *eval.Model, j *eval.Job) bool                                             // which jobs there are; nil keeps all
+	label  func(r *eval.Record)                                                              // names what a record is reported under
+	finish func(c *cobra.Command, model string, records []eval.Record, notes []string) error // reports in another way
 }
 
 // flags defines the flags that all suites have.
@@ -213,12 +216,12 @@ func (x *evaluation) flags(c *cobra.Command) {
 	c.Args = takes()
 	c.PreRunE = checkKernels
 	f := c.Flags()
-	what := "`model`, required: a directory, a GGUF file, or the name of what \"anchor pull\" downloaded"
+	what := "`model`: a directory, a GGUF file or ORG/NAME, required"
 	if x.constructed {
-		what = "`model`: a directory, a GGUF file, or the name of what \"anchor pull\" downloaded; without, the constructed model"
+		what = "`model`: a directory, a GGUF file or ORG/NAME; without, the constructed one"
 	}
 	f.StringVar(&x.model, "model", "", what)
-	x.templateFlag(c)
+	f.BoolVar(&x.chat, "chat", false, "put prompts into the model's chat template, as what a user says; without, they stand as they are")
 	f.StringVarP(&x.dir, "output", "o", "", "`directory` of the results, required; it is made if there is none")
 	f.StringSliceVar(&x.methods, "methods", []string{"dense", "anchor"}, "`methods` of attention, each alone or as method=value to set its knob: "+methodNames(true))
 	f.IntSliceVar(&x.lengths, "lengths", []int{4096}, "lengths in `tokens`, those to generate included")
@@ -259,7 +262,7 @@ func (x *evaluation) run(c *cobra.Command, tasks []*eval.Task, flag string, samp
 	}
 	switch {
 	case x.model == "" && !x.constructed:
-		return usageError{errors.New("--model is missing; want the directory of a model, or a GGUF file")}
+		return usageError{errors.New("--model is missing; want a directory, a GGUF file or ORG/NAME")}
 	case x.dir == "":
 		return usageError{errors.New("-o DIR is missing; want a directory for the results")}
 	case samples < 1 || samples > 1<<20:
@@ -272,20 +275,15 @@ func (x *evaluation) run(c *cobra.Command, tasks []*eval.Task, flag string, samp
 	if err := checkNATS(x.nats); err != nil {
 		return err
 	}
-	before, after, err := x.around()
-	if err != nil {
-		return err
-	}
 	costs, err := readCosts(*x.costs)
 	if err != nil {
 		return err
 	}
-	m, name, err := x.open()
+	m, name, err := x.open(c.Context())
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, m.Close()) }()
-	m.Before, m.After = before, after
 	for _, n := range x.lengths {
 		if most := m.Config().MaxPositions; n < 1 || n > most {
 			return usageError{fmt.Errorf("--lengths has %d; want 1 … %d, the positions of the model", n, most)}
@@ -304,37 +302,34 @@ func (x *evaluation) run(c *cobra.Command, tasks []*eval.Task, flag string, samp
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
 	jobs := plan.Jobs()
+	if x.keep != nil {
+		jobs = slices.DeleteFunc(jobs, func(j eval.Job) bool { return !x.keep(m, &j) })
+	}
 	worker := &eval.Worker{Model: m, Tasks: tasks, Costs: costs, Threads: *x.threads}
 	failed := x.ask(c, worker, jobs, store, tasks[0].Suite+", "+name)
 	records := eval.Select(store.Records(), jobs)
 	if len(records) == 0 {
 		return failed
 	}
+	if len(records) < len(jobs) {
+		x.notes = append(x.notes, fmt.Sprintf("%d of %d samples are finished.", len(records), len(jobs)))
+	}
+	if x.finish != nil {
+		return errors.Join(x.finish(c, name, records, x.notes), failed)
+	}
+	if x.label != nil {
+		for i := range records {
+			x.label(&records[i])
+		}
+	}
 	e := eval.Summarise(records, x.seed)
 	e.Command, e.Machine, e.Model, e.Suite, e.Seed, e.Notes = x.command(), machine(), name, tasks[0].Suite, x.seed, x.notes
 	e.Methods = slices.Clone(x.methods)
-	if len(records) < len(jobs) {
-		e.Notes = append(e.Notes, fmt.Sprintf("%d of %d samples are finished.", len(records), len(jobs)))
-	}
 	return errors.Join(x.write(c, e), failed)
 }
 
-// around returns what the template puts around a prompt.
-func (x *evaluation) around() (before, after string, err error) {
-	before, after, ok := strings.Cut(strings.ReplaceAll(x.template, `\n`, "\n"), placeholder)
-	if x.template != "" && (!ok || strings.Contains(after, placeholder)) {
-		return "", "", usageError{fmt.Errorf("--template is %q; want a text with %s in it, once", x.template, placeholder)}
-	}
-	return before, after, nil
-}
-
-// templateFlag defines the flag of the template.
-func (x *evaluation) templateFlag(c *cobra.Command) {
-	c.Flags().StringVar(&x.template, "template", "", "`text` that puts a prompt, which is {task_template} in it, into the form the model knows, with \\n for a new line; without, prompts stand as they are")
-}
-
 // open opens the model and says what reports call it.
-func (x *evaluation) open() (*eval.Model, string, error) {
+func (x *evaluation) open(ctx context.Context) (*eval.Model, string, error) {
 	if x.model == "" {
 		m, file, err := retrieval.Build()
 		if err != nil {
@@ -350,15 +345,36 @@ func (x *evaluation) open() (*eval.Model, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	id, err := eval.Fingerprint(m.path)
+	out := &eval.Model{Model: m.Model}
+	if out.ID, err = eval.Fingerprint(m.path); err == nil {
+		out.Tokenizer, err = m.tokenizer()
+	}
+	if err == nil && x.chat {
+		err = putInChat(ctx, m, &out.Format)
+	}
 	if err != nil {
 		return nil, "", errors.Join(err, m.Close())
 	}
-	tok, err := m.tokenizer()
+	return out, filepath.Base(filepath.Clean(x.model)), nil
+}
+
+// putInChat sets what the model's chat template puts around what a user says.
+func putInChat(ctx context.Context, m *checkpoint, f *eval.Format) error {
+	t, err := m.template(f.Tokenizer)
 	if err != nil {
-		return nil, "", errors.Join(err, m.Close())
+		return err
 	}
-	return &eval.Model{ID: id, Model: m.Model, Format: eval.Format{Tokenizer: tok}}, filepath.Base(filepath.Clean(x.model)), nil
+	const says = "what the user says"
+	text, err := t.Render(ctx, chat.Input{Messages: []chat.Message{{Role: "user", Content: says}}, AddGenerationPrompt: true})
+	if err != nil {
+		return err
+	}
+	before, after, ok := strings.Cut(text, says)
+	if !ok || strings.Contains(after, says) {
+		return fmt.Errorf("%s: the chat template has what the user says not once: %q", t.Name, text)
+	}
+	f.Before, f.After = before, after
+	return nil
 }
 
 // ask does the jobs that are not finished. What can be known to be wrong with any of them is said before the first.

@@ -18,6 +18,7 @@ import (
 
 	"github.com/anchorattention/anchor/eval"
 	"github.com/anchorattention/anchor/eval/ruler"
+	"github.com/anchorattention/anchor/internal/gguf"
 	"github.com/anchorattention/anchor/internal/safetensors"
 	"github.com/anchorattention/anchor/model"
 	"github.com/anchorattention/anchor/model/retrieval"
@@ -90,8 +91,8 @@ func TestEvalLookup(t *testing.T) {
 	}
 }
 
-// smallCheckpoint writes a model of small random weights, that config describes, with the constructed model's tokenizer.
-func smallCheckpoint(t *testing.T, config string) string {
+// randomModel writes a model of small random weights, that config describes, with the constructed model's tokenizer.
+func randomModel(t *testing.T, config string) string {
 	dir := t.TempDir()
 	cfg, err := model.ParseConfig("config.json", []byte(config))
 	if err != nil {
@@ -137,7 +138,7 @@ func TestEvalRuler(t *testing.T) {
 		"LlamaForCausalLM": ``, "MistralForCausalLM": `, "sliding_window": 300`, "Qwen2ForCausalLM": ``, "Qwen3ForCausalLM": ``,
 	} {
 		t.Run(family, func(t *testing.T) {
-			dir := smallCheckpoint(t, fmt.Sprintf(`{"architectures": [%q], %s%s}`, family, common, more))
+			dir := randomModel(t, fmt.Sprintf(`{"architectures": [%q], %s%s}`, family, common, more))
 			out := filepath.Join(t.TempDir(), "out")
 			args := slices.Concat([]string{"eval", "ruler", "--model", dir, "-o", out, "--lengths", "1100", "--samples", "1", "--audit", "4", "--theta", "-1"}, small)
 			mustRun(t, append(args, "--tasks", "vt,qa_1")...)
@@ -190,8 +191,16 @@ func TestEvalNIAH(t *testing.T) {
 	if len(records) != 22 || len(depths) != 11 {
 		t.Errorf("%d records at %d depths; want 22 at 11", len(records), len(depths))
 	}
-	// A template makes prompts others, which still fit.
-	mustRun(t, "eval", "niah", "--model", model, "-o", out, "--lengths", "300", "--essay", essay, "--methods", "dense", "--template", `user:\n{task_template}\nyou:`)
+	// A chat template makes prompts others, which still fit.
+	args := []string{"eval", "niah", "--model", model, "-o", out, "--lengths", "300", "--essay", essay, "--methods", "dense", "--chat"}
+	if status, _, stderr := anchorCommand(t, args...); status != 1 || !strings.Contains(stderr, "chat template") {
+		t.Errorf("without a chat template: status %d, %s", status, stderr)
+	}
+	template := "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}you:{% endif %}"
+	if err := os.WriteFile(filepath.Join(model, "chat_template.jinja"), []byte(template), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	mustRun(t, args...)
 	records = results(t, out)[22:]
 	for _, r := range records {
 		if r.Chat == "" || r.PromptTokens > 300-32 {
@@ -199,13 +208,13 @@ func TestEvalNIAH(t *testing.T) {
 		}
 	}
 	if len(records) != 11 {
-		t.Errorf("%d records with a template; want 11", len(records))
+		t.Errorf("%d records in a chat; want 11", len(records))
 	}
 }
 
 // A model in a GGUF file is asked as others are. One whose tokens are letters has no room for the example of vt.
 func TestEvalGGUF(t *testing.T) {
-	path, out := smallGGUF(t, 1<<13), filepath.Join(t.TempDir(), "out")
+	path, out := smallGGUF(t, gguf.KeyValue{Key: "llama.context_length", Value: uint32(1 << 13)}), filepath.Join(t.TempDir(), "out")
 	args := []string{"eval", "ruler", "--model", path, "-o", out, "--lengths", "8000", "--samples", "1", "--audit", "0", "--methods", "dense"}
 	var without []string
 	for _, task := range ruler.Tasks(ruler.Data{}) {
@@ -252,7 +261,6 @@ func TestEvalErrors(t *testing.T) {
 		{[]string{"ruler", "--model", model, "-o", out, "--hotpotqa", bad}, 1, "bad.json: not in the format of HotpotQA"},
 		{[]string{"lookup", "-o", out, "--methods", "x"}, 2, `--methods is "x"; want one of`},
 		{[]string{"lookup", "-o", out, "--methods", "dense,dense"}, 2, `--methods has "dense" twice`},
-		{[]string{"lookup", "-o", out, "--template", "x"}, 2, `--template is "x"; want a text with {task_template} in it, once`},
 		{[]string{"lookup", "-o", out, "--audit", "-1"}, 2, "--audit is -1"},
 		{[]string{"lookup", "-o", out, "--threads", "-1"}, 2, "--threads is -1"},
 	} {
@@ -271,14 +279,6 @@ func TestEvalKilled(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("processes cannot be killed there and then")
 	}
-	const variable = "ANCHOR_TEST_EVAL"
-	args := func(dir string) []string {
-		return slices.Concat([]string{"eval", "lookup", "-o", dir, "--lengths", "300", "--rounds", "2", "--audit", "0", "--json"}, small)
-	}
-	if dir := os.Getenv(variable); dir != "" { // this is the process that is killed
-		mustRun(t, args(dir)...)
-		return
-	}
 	program, err := os.Executable()
 	if err != nil {
 		t.Skip(err)
@@ -288,8 +288,8 @@ func TestEvalKilled(t *testing.T) {
 	seen := make(map[string]eval.Record)
 	kills := 0
 	for finished := false; !finished; {
-		again := exec.Command(program, "-test.run=^TestEvalKilled$")
-		again.Env = append(os.Environ(), variable+"="+dir)
+		again := exec.Command(program, slices.Concat([]string{"eval", "lookup", "-o", dir, "--lengths", "300", "--rounds", "2", "--audit", "0"}, small)...)
+		again.Env = append(os.Environ(), "ANCHOR_TEST_COMMAND=1")
 		if err := again.Start(); err != nil {
 			t.Fatal(err)
 		}

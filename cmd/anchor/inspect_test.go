@@ -70,8 +70,8 @@ func smallModel(t testing.TB) string {
 	return dir
 }
 
-// smallGGUF writes a model of zeros with a tokenizer of letters, so many positions and more metadata to a GGUF file.
-func smallGGUF(t testing.TB, context int, more ...gguf.KeyValue) string {
+// smallGGUF writes a model of zeros with a tokenizer of letters, and more metadata, or other, to a GGUF file.
+func smallGGUF(t testing.TB, more ...gguf.KeyValue) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "small.gguf")
 	words, types := strings.Split("a b c d e f g h i j k l m n o p q r s t u v w x y z Ġ </s>", " "), slices.Repeat([]int32{1}, 28)
@@ -88,13 +88,16 @@ func smallGGUF(t testing.TB, context int, more ...gguf.KeyValue) string {
 	for _, name := range []string{"attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"} {
 		tensors = append(tensors, gguf.Source{Name: "blk.0." + name + ".weight", Shape: []int{32, 32}, Type: matrix.Q8_0, Write: write(32 * 34)})
 	}
-	err := gguf.WriteFile(t.Context(), path, append([]gguf.KeyValue{
-		{Key: "general.architecture", Value: "llama"}, {Key: "llama.block_count", Value: uint32(1)}, {Key: "llama.context_length", Value: uint32(context)},
+	metadata := slices.DeleteFunc([]gguf.KeyValue{
+		{Key: "general.architecture", Value: "llama"}, {Key: "llama.block_count", Value: uint32(1)}, {Key: "llama.context_length", Value: uint32(64)},
 		{Key: "llama.embedding_length", Value: uint32(32)}, {Key: "llama.feed_forward_length", Value: uint32(32)},
 		{Key: "llama.attention.head_count", Value: uint32(4)}, {Key: "llama.attention.layer_norm_rms_epsilon", Value: float32(1e-5)},
 		{Key: "tokenizer.ggml.model", Value: "gpt2"}, {Key: "tokenizer.ggml.pre", Value: "smollm"},
 		{Key: "tokenizer.ggml.tokens", Value: words}, {Key: "tokenizer.ggml.token_type", Value: types}, {Key: "tokenizer.ggml.merges", Value: []string{}},
-	}, more...), tensors...)
+	}, func(a gguf.KeyValue) bool {
+		return slices.ContainsFunc(more, func(b gguf.KeyValue) bool { return a.Key == b.Key })
+	})
+	err := gguf.WriteFile(t.Context(), path, append(metadata, more...), tensors...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,7 +139,7 @@ func TestInspect(t *testing.T) {
 		}
 	}
 
-	path := smallGGUF(t, 64)
+	path := smallGGUF(t)
 	m := object(t, mustRun(t, "inspect", path, "--json"), "weights tokenizer windows")
 	if m["tokenizer"] != "gpt2, smollm" || m["weight_bytes"] != 28.*34+7*32*34+3*4*32 || m["windows"] != nil {
 		t.Errorf("%v", m)

@@ -295,7 +295,7 @@ func TestRunHubAndGGUF(t *testing.T) {
 	if err := retrieval.Write(t.Context(), put("org/directory")); err != nil {
 		t.Fatal(err)
 	}
-	file := smallGGUF(t, 64, gguf.KeyValue{Key: "tokenizer.chat_template", Value: "{% for m in messages %}{{ eos_token }}{{ m.content }}{% endfor %}"})
+	file := smallGGUF(t, gguf.KeyValue{Key: "tokenizer.chat_template", Value: "{% for m in messages %}{{ eos_token }}{{ m.content }}{% endfor %}"})
 	for _, name := range []string{"small.gguf", "q8/small.gguf"} {
 		to := filepath.Join(put("org/gguf"), name)
 		writeFile(t, to, "")

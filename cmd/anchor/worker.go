@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/anchorattention/anchor/eval"
+	"github.com/anchorattention/anchor/eval/drift"
+	"github.com/anchorattention/anchor/eval/longbench"
 	"github.com/anchorattention/anchor/eval/needle"
 	"github.com/anchorattention/anchor/eval/queue"
 	"github.com/anchorattention/anchor/eval/ruler"
@@ -31,7 +33,7 @@ before or after the evaluation. One that dies loses nothing: what it was at goes
 after half a minute, and at once if it ends by Ctrl-C or SIGTERM.
 
 A worker serves evaluations of its own version of anchor, its own model and data: --model,
---template, --essay, --squad and --hotpotqa are to be the same as there. Others it refuses,
+--chat and the files that samples are made of are to be the same as there. Others it refuses,
 says why in both logs, and leaves them to other workers.
 
 TLS is used where the address begins with tls:// or the server wants it. You are known by user
@@ -46,16 +48,13 @@ level, msg and what there is to it, such as job, score, ttft and took (in second
 		PreRunE: checkKernels,
 	}
 	x := &evaluation{constructed: true}
-	var data ruler.Data
-	var essay, squad, hotpot string
+	var data taskData
 	var idle time.Duration
 	o := natsFlags(c, "`address` of a NATS server, such as nats://host:4222, or of several with commas between them; required")
 	f := c.Flags()
-	f.StringVar(&x.model, "model", "", "`model`: a directory, a GGUF file, or the name of what \"anchor pull\" downloaded; without, the constructed model")
-	x.templateFlag(c)
-	f.StringVar(&essay, "essay", "", "`file` of the essay, as for \"anchor eval\"")
-	f.StringVar(&squad, "squad", "", "`file` of questions for qa_1, as for \"anchor eval ruler\"")
-	f.StringVar(&hotpot, "hotpotqa", "", "`file` of questions for qa_2, as for \"anchor eval ruler\"")
+	f.StringVar(&x.model, "model", "", "`model`: a directory, a GGUF file or ORG/NAME; without, the constructed one")
+	f.BoolVar(&x.chat, "chat", false, "put prompts into the model's chat template, as for \"anchor eval\"")
+	data.flags(c)
 	f.DurationVar(&idle, "idle", 0, "end after so much `time` (10m, 1h) without an evaluation to work for; 0 means never")
 	x.costs = costsFlag(c)
 	x.threads = threadsFlag(c)
@@ -72,46 +71,30 @@ level, msg and what there is to it, such as job, score, ttft and took (in second
 		if err := checkNATS(o); err != nil {
 			return err
 		}
-		before, after, err := x.around()
-		if err != nil {
-			return err
-		}
 		costs, err := readCosts(*x.costs)
 		if err != nil {
 			return err
 		}
-		if data.Essay, err = x.essay(essay); err != nil {
+		tasks, err := data.tasks()
+		if err != nil {
 			return err
-		}
-		if squad != "" {
-			if data.Squad, err = ruler.LoadSquad(squad); err != nil {
-				return err
-			}
-		}
-		if hotpot != "" {
-			if data.HotpotQA, err = ruler.LoadHotpotQA(hotpot); err != nil {
-				return err
-			}
 		}
 		log := newLog(c.ErrOrStderr(), slog.LevelInfo)
 		if *x.json {
 			log = newJSONLog(c.OutOrStdout(), slog.LevelInfo)
 		}
 		o.Log = log
-		m, name, err := x.open()
+		m, name, err := x.open(c.Context())
 		if err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, m.Close()) }()
-		m.Before, m.After = before, after
 		conn, err := queue.Dial(c.Context(), *o)
 		if err != nil {
 			return err
 		}
 		defer conn.Close()
-		w := &eval.Worker{
-			Model: m, Tasks: append(ruler.Tasks(data), needle.Haystack(data.Essay), needle.Lookup()), Costs: costs, Threads: *x.threads,
-		}
+		w := &eval.Worker{Model: m, Tasks: tasks, Costs: costs, Threads: *x.threads}
 		me := workerName()
 		log.Info("worker ready", "worker", me, "model", name, "fingerprint", m.ID, "version", queue.Version(), "server", conn.Server())
 		start := time.Now()
@@ -120,6 +103,95 @@ level, msg and what there is to it, such as job, score, ttft and took (in second
 		return err
 	}
 	return c
+}
+
+// taskData are the files that samples of a worker's tasks are made of.
+type taskData struct {
+	essay, squad, hotpotqa string
+	longbench, jieba       string
+	text                   string
+	positions              int
+}
+
+func (d *taskData) flags(c *cobra.Command) {
+	f := c.Flags()
+	f.StringVar(&d.essay, "essay", "", "`file` of the essay, as for \"anchor eval\"")
+	f.StringVar(&d.squad, "squad", "", "`file` of questions for qa_1, as for \"anchor eval ruler\"")
+	f.StringVar(&d.hotpotqa, "hotpotqa", "", "`file` of questions for qa_2, as for \"anchor eval ruler\"")
+	f.StringVar(&d.longbench, "longbench", "", "`directory` of LongBench's files, which is --data of \"anchor eval longbench\"")
+	f.StringVar(&d.jieba, "jieba", "", "`directory` of jieba's data, as for \"anchor eval longbench\"")
+	f.StringVar(&d.text, "text", "", "`file` of the text, which is --file of \"anchor eval drift\"")
+	f.IntVar(&d.positions, "positions", 256, "`rows` at which distributions are compared, as for \"anchor eval drift\"")
+}
+
+// tasks returns the tasks that there are files for.
+func (d *taskData) tasks() ([]*eval.Task, error) {
+	if d.positions < drift.Parts || d.positions > 1<<20 {
+		return nil, usageError{fmt.Errorf("--positions is %d; want %d … %d", d.positions, drift.Parts, 1<<20)}
+	}
+	data := ruler.Data{Essay: needle.Book()}
+	var err error
+	if d.essay != "" {
+		if data.Essay, err = needle.LoadEssay(d.essay); err != nil {
+			return nil, err
+		}
+	}
+	if d.squad != "" {
+		if data.Squad, err = ruler.LoadSquad(d.squad); err != nil {
+			return nil, err
+		}
+	}
+	if d.hotpotqa != "" {
+		if data.HotpotQA, err = ruler.LoadHotpotQA(d.hotpotqa); err != nil {
+			return nil, err
+		}
+	}
+	tasks := append(ruler.Tasks(data), needle.Haystack(data.Essay), needle.Lookup())
+	if d.longbench != "" {
+		more, err := d.longBench()
+		if err != nil {
+			return nil, err
+		}
+		tasks = append(tasks, more...)
+	}
+	if d.text != "" {
+		data, err := os.ReadFile(d.text)
+		if err != nil {
+			return nil, err
+		}
+		text, err := drift.NewText(filepath.Base(d.text), data, d.positions)
+		if err != nil {
+			return nil, err
+		}
+		tasks = append(tasks, text.Task())
+	}
+	return tasks, nil
+}
+
+// longBench returns the tasks of LongBench and LongBench-E whose files are in the directory.
+func (d *taskData) longBench() ([]*eval.Task, error) {
+	var words *longbench.Segmenter
+	if d.jieba != "" {
+		var err error
+		if words, err = longbench.LoadSegmenter(d.jieba); err != nil {
+			return nil, err
+		}
+	}
+	var tasks []*eval.Task
+	for _, name := range slices.Concat(longbench.Names(), longbench.EvenNames()) {
+		if _, err := os.Stat(filepath.Join(d.longbench, name+".jsonl")); errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		t, err := longbench.Load(d.longbench, name, words)
+		if err != nil {
+			return nil, err
+		}
+		tasks = append(tasks, t.Task)
+	}
+	if tasks == nil {
+		return nil, fmt.Errorf("%s has no files of LongBench; want %s.jsonl and others", d.longbench, longbench.Names()[0])
+	}
+	return tasks, nil
 }
 
 // natsFlags defines the flags that say where NATS servers are and who connects.
