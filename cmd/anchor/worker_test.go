@@ -58,10 +58,13 @@ func TestWorker(t *testing.T) {
 	}
 	plain, asJSON, other := worker(), worker("--json"), worker("--model", model)
 	args := []string{"eval", "lookup", "-o", out, "--lengths", "300", "--rounds", "3", "--audit", "0", "--nats", address}
-	status, _, log := anchorCommand(t, args...)
-	if status != 0 {
-		t.Fatalf("status %d: %s", status, log)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	var table, said bytes.Buffer
+	if status := run(ctx, args, strings.NewReader(""), &table, &said); status != 0 {
+		t.Fatalf("status %d: %s", status, &said)
 	}
+	log := said.String()
 	if n := len(results(t, out)); n != 66 {
 		t.Errorf("%d records; want 66", n)
 	}
@@ -163,5 +166,50 @@ func TestLog(t *testing.T) {
 	all.Wait()
 	if n := strings.Count(shared.String(), " at once\n"); n != 10 {
 		t.Errorf("%d lines; want 10", n)
+	}
+}
+
+// A worker does the tasks that it has files for.
+func TestWorkerData(t *testing.T) {
+	address := natsServer(t)
+	dir := t.TempDir()
+	model, text := filepath.Join(dir, "model"), filepath.Join(dir, "text.txt")
+	mustRun(t, "make-model", "retrieval", model)
+	if err := os.WriteFile(text, bytes.Repeat([]byte("The ship came in at noon and left at night. "), 100), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	const samples = "../../eval/longbench/testdata/samples"
+	ended := make(chan string, 1)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	go func() {
+		defer cancel() // without it nobody does what is asked
+		var errs bytes.Buffer
+		run(ctx, []string{"worker", "--nats", address, "--model", model, "--longbench", samples, "--text", text, "--positions", "32"}, strings.NewReader(""), &errs, &errs)
+		ended <- errs.String()
+	}()
+	for _, args := range [][]string{
+		{"eval", "drift", "--file", text, "--positions", "32", "--windows", "2", "--lengths", "300"},
+		{"eval", "longbench", "--data", samples, "--tasks", "passage_count", "--samples", "1", "--lengths", "8192", "--methods", "dense"},
+	} {
+		var out, log bytes.Buffer
+		args = append(args, "--model", model, "--nats", address, "--audit", "0", "-o", filepath.Join(dir, args[1]))
+		if status := run(ctx, args, strings.NewReader(""), &out, &log); status != 0 {
+			t.Errorf("anchor %q: status %d: %s", args, status, &log)
+		}
+	}
+	cancel()
+	if log := <-ended; strings.Count(log, " done: ") != 5 || !strings.Contains(log, " worker ended: samples 5, ") {
+		t.Errorf("the worker's log is %s", log)
+	}
+
+	for want, d := range map[string]taskData{
+		"has no files of LongBench; want ": {longbench: dir, positions: 32},
+		"--positions is 0; want ":          {},
+		"no such file":                     {text: dir + "/none", positions: 32},
+	} {
+		if _, err := d.tasks(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v; want %q", err, want)
+		}
 	}
 }

@@ -144,7 +144,8 @@ func Embedded(log *slog.Logger) (c *Conn, err error) {
 		}
 	}()
 	s, err := server.NewServer(&server.Options{
-		ServerName: "anchor", DontListen: true, JetStream: true, JetStreamMaxMemory: 1 << 28, StoreDir: dir, NoSigs: true, NoLog: true,
+		ServerName: "anchor", DontListen: true, JetStream: true, JetStreamMaxMemory: 1 << 30, StoreDir: dir, NoSigs: true, NoLog: true,
+		MaxPayload: 64 << 20, // the most there may be
 	})
 	if err != nil {
 		return nil, fmt.Errorf("the embedded NATS server does not start: %w", err)

@@ -701,3 +701,32 @@ func TestTwoEvaluations(t *testing.T) {
 		t.Errorf("evaluations in the order of jobs: %v", seeds)
 	}
 }
+
+// A record that is larger than the server takes ends the evaluation, with an error that says so; the embedded server takes large
+// ones.
+func TestLargeRecords(t *testing.T) {
+	s := startServer(t, nil)
+	embedded, err := queue.Embedded(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(embedded.Close)
+	for _, k := range []struct {
+		conn *queue.Conn
+		want string
+	}{
+		{dial(t, queue.Options{URL: s.ClientURL()}), "the server takes records of 1048576 bytes at most, see its max_payload"},
+		{embedded, ""},
+	} {
+		stop := work(t, k.conn, queue.Worker{Name: "worker", Do: func(_ context.Context, j eval.Job, _ func(float64)) (eval.Record, error) {
+			r := record(j)
+			r.Output = strings.Repeat("x", 2<<20)
+			return r, nil
+		}})
+		err := k.conn.Evaluate(t.Context(), queue.Evaluation{Jobs: someJobs(1), Store: openStore(t).Store})
+		if got := fmt.Sprint(err); !strings.Contains(got, k.want) || k.want == "" && err != nil {
+			t.Errorf("%v; want %q", err, k.want)
+		}
+		stop()
+	}
+}

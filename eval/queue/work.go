@@ -205,7 +205,14 @@ func (c *Conn) do(ctx context.Context, w *Worker, r *run, m jetstream.Msg) (ok b
 	// The record is worth more than a quick end: ctx may have ended.
 	last, done := c.grace(ctx)
 	defer done()
-	switch err := c.publish(last, r, r.results(), message, res); {
+	err = c.publish(last, r, r.results(), message, res)
+	if errors.Is(err, nats.ErrMaxPayload) {
+		err = fmt.Errorf("%s: the server takes records of %d bytes at most, see its max_payload: %w", &j, c.nc.MaxPayload(), err)
+		c.log.Error("failed", "job", j.String(), "error", err)
+		res = result{Failure: &failure{Job: id, Worker: w.Name, Error: err.Error(), Final: true}}
+		err = c.publish(last, r, r.results(), message, res)
+	}
+	switch {
 	case errors.Is(err, errEnded):
 		c.log.Info("the run ended before the result came", "job", j.String())
 		return true, nil
