@@ -507,6 +507,15 @@ func TestRestart(t *testing.T) {
 			_, js := look(t, s)
 			store, jobs := openStore(t), someJobs(30)
 			c := dial(t, queue.Options{URL: s.ClientURL()})
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			result := make(chan error, 1)
+			e := queue.Evaluation{Jobs: jobs, Store: store.Store, ID: "mine", AckWait: time.Second}
+			go func() { result <- c.Evaluate(ctx, e) }()
+			eventually(t, "all jobs are published", func() bool {
+				left := streams(t, js)
+				return len(left) == 1 && left[0].State.Msgs == 30
+			})
 			var j journal
 			var all crew
 			// Workers stop at the 20th job, so that some are open.
@@ -528,11 +537,6 @@ func TestRestart(t *testing.T) {
 					return record(j), nil
 				}})
 			}
-			ctx, cancel := context.WithCancel(t.Context())
-			defer cancel()
-			result := make(chan error, 1)
-			e := queue.Evaluation{Jobs: jobs, Store: store.Store, ID: "mine", AckWait: time.Second}
-			go func() { result <- c.Evaluate(ctx, e) }()
 			receive(t, "20 jobs", enough)
 			if killed {
 				c.Close() // whatever comes now is not read
