@@ -10,12 +10,12 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
-	"time"
 
 	"github.com/anchorattention/anchor"
 	"github.com/anchorattention/anchor/chat"
 	"github.com/anchorattention/anchor/eval"
 	"github.com/anchorattention/anchor/eval/needle"
+	"github.com/anchorattention/anchor/eval/queue"
 	"github.com/anchorattention/anchor/eval/ruler"
 	"github.com/anchorattention/anchor/model/retrieval"
 	"github.com/anchorattention/anchor/report"
@@ -48,6 +48,8 @@ With --report, DIR gets a page, index.html, that needs no network, its figures a
 and evaluation.json. With --json, that object is printed: {command, machine, model, suite, isa,
 versions, seed, methods, lengths, scores: [{task, length, method, samples, score {mean, low,
 high}, change, prompt_tokens, density, ttft_seconds, recall, depths}], overall}.
+
+With --nats, "anchor worker" does the samples, on any number of machines: see its help.
 
 Interrupted, it reports what is finished.`,
 		Example: `  anchor eval lookup -o out
@@ -201,6 +203,7 @@ type evaluation struct {
 	costs       *string
 	threads     *int
 	json        *bool
+	nats        *queue.Options
 	notes       []string
 
 	keep   func(m *eval.Model, j *eval.Job) bool                                             // which jobs there are; nil keeps all
@@ -229,6 +232,7 @@ func (x *evaluation) flags(c *cobra.Command) {
 	x.costs = costsFlag(c)
 	x.threads = threadsFlag(c)
 	x.json = jsonFlag(c, "the scores as one JSON object")
+	x.nats = natsFlags(c, "`address` of a NATS server where \"anchor worker\" waits on any number of machines; without, this process does all samples")
 }
 
 // essay returns the essay in a file, or the book, which it notes.
@@ -268,6 +272,9 @@ func (x *evaluation) run(c *cobra.Command, tasks []*eval.Task, flag string, samp
 	case *x.threads < 0:
 		return usageError{fmt.Errorf("--threads is %d; want ≥ 0", *x.threads)}
 	}
+	if err := checkNATS(x.nats); err != nil {
+		return err
+	}
 	costs, err := readCosts(*x.costs)
 	if err != nil {
 		return err
@@ -299,7 +306,7 @@ func (x *evaluation) run(c *cobra.Command, tasks []*eval.Task, flag string, samp
 		jobs = slices.DeleteFunc(jobs, func(j eval.Job) bool { return !x.keep(m, &j) })
 	}
 	worker := &eval.Worker{Model: m, Tasks: tasks, Costs: costs, Threads: *x.threads}
-	failed := x.ask(c, worker, jobs, store)
+	failed := x.ask(c, worker, jobs, store, tasks[0].Suite+", "+name)
 	records := eval.Select(store.Records(), jobs)
 	if len(records) == 0 {
 		return failed
@@ -316,7 +323,7 @@ func (x *evaluation) run(c *cobra.Command, tasks []*eval.Task, flag string, samp
 		}
 	}
 	e := eval.Summarise(records, x.seed)
-	e.Command, e.Machine, e.Model, e.Suite, e.Seed, e.Notes = commandLine(os.Args), machine(), name, tasks[0].Suite, x.seed, x.notes
+	e.Command, e.Machine, e.Model, e.Suite, e.Seed, e.Notes = x.command(), machine(), name, tasks[0].Suite, x.seed, x.notes
 	e.Methods = slices.Clone(x.methods)
 	return errors.Join(x.write(c, e), failed)
 }
@@ -371,7 +378,7 @@ func putInChat(ctx context.Context, m *checkpoint, f *eval.Format) error {
 }
 
 // ask does the jobs that are not finished. What can be known to be wrong with any of them is said before the first.
-func (x *evaluation) ask(c *cobra.Command, worker *eval.Worker, jobs []eval.Job, store *eval.Store) error {
+func (x *evaluation) ask(c *cobra.Command, worker *eval.Worker, jobs []eval.Job, store *eval.Store, title string) error {
 	type kind struct {
 		task   string
 		length int
@@ -396,9 +403,7 @@ func (x *evaluation) ask(c *cobra.Command, worker *eval.Worker, jobs []eval.Job,
 		}
 	}
 	preparing.end()
-	bar := startEvaluation(c.ErrOrStderr())
-	defer bar.end()
-	return eval.Run(c.Context(), jobs, store, worker.Do, bar.report)
+	return x.evaluate(c, worker, jobs, store, title)
 }
 
 // write writes the report and prints the scores.
@@ -420,13 +425,15 @@ func (x *evaluation) write(c *cobra.Command, e *report.Evaluation) error {
 
 // An evaluationBar shows on a terminal how far a run is, and how long the rest will take.
 type evaluationBar struct {
-	screen *mpb.Progress
-	bar    *mpb.Bar
-	text   atomic.Pointer[string]
+	screen   *mpb.Progress
+	bar      *mpb.Bar
+	text     atomic.Pointer[string]
+	w        io.Writer
+	terminal bool
 }
 
 func startEvaluation(w io.Writer) *evaluationBar {
-	b := &evaluationBar{screen: mpb.New(mpb.WithOutput(w), mpb.WithWidth(50))}
+	b := &evaluationBar{screen: mpb.New(mpb.WithOutput(w), mpb.WithWidth(50)), w: w, terminal: terminal(w)}
 	none := ""
 	b.text.Store(&none)
 	b.bar = b.screen.AddBar(progressSteps, mpb.BarRemoveOnComplete(),
@@ -435,13 +442,26 @@ func startEvaluation(w io.Writer) *evaluationBar {
 	return b
 }
 
-func (b *evaluationBar) report(p eval.Progress) {
+func (b *evaluationBar) report(p queue.Progress) {
 	text := fmt.Sprintf("  %d of %d", p.Done, p.All)
-	if p.Left > 0 {
-		text += ", left " + p.Left.Round(time.Second).String()
+	if p.Workers > 1 {
+		text += fmt.Sprintf(", %d workers", p.Workers)
+	}
+	if left := leftText(p); left != "" {
+		text += ", left " + left
 	}
 	b.text.Store(&text)
 	b.bar.SetCurrent(int64(p.Share * progressSteps))
+}
+
+// Write writes whole lines above the bar.
+func (b *evaluationBar) Write(p []byte) (int, error) {
+	if b.terminal {
+		if n, err := b.screen.Write(p); err == nil {
+			return n, nil
+		}
+	}
+	return b.w.Write(p)
 }
 
 // end removes the bar. It may be called more than once.

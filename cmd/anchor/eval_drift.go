@@ -63,7 +63,7 @@ curves. "anchor eval --help" says how a run goes on where it was interrupted.`,
 		}
 		x.finish = func(c *cobra.Command, model string, records []eval.Record, notes []string) error {
 			d := drift.Summarise(records, x.seed)
-			d.Command, d.Machine, d.Model, d.Text, d.Notes = commandLine(os.Args), machine(), model, filepath.Base(file), notes
+			d.Command, d.Machine, d.Model, d.Text, d.Notes = x.command(), machine(), model, filepath.Base(file), notes
 			if x.report {
 				// What is finished is kept, even of a run that was interrupted.
 				bar := startProgress(c.ErrOrStderr(), "drawing")

@@ -399,7 +399,7 @@ func TestParamFlags(t *testing.T) {
 	}
 	for _, sub := range subs {
 		switch sub.Name() {
-		case "make-model", "tune", "pull", "inspect", "capture":
+		case "make-model", "tune", "pull", "inspect", "capture", "worker":
 			continue
 		}
 		c.Flags().VisitAll(func(f *pflag.Flag) {

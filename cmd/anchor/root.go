@@ -33,7 +33,7 @@ neon) forces a level of the kernels.`,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	root.AddCommand(newDemo(), newAttend(), newRun(), newPull(), newInspect(), newCapture(), newCompare(), newCalibrate(),
-		newEval(), newBench(), newTune(), newMakeModel())
+		newEval(), newWorker(), newBench(), newTune(), newMakeModel())
 	root.SetFlagErrorFunc(flagError)
 	for _, c := range root.Commands() {
 		c.DisableFlagsInUseLine = true
