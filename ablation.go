@@ -52,7 +52,9 @@ func (a ablation) Validate() error {
 	return a.Params.Validate()
 }
 
-func (a ablation) validateFor(s Shape) error { return (&anchorAttention{Params: a.Params}).validateFor(s) }
+func (a ablation) validateFor(s Shape) error {
+	return (&anchorAttention{Params: a.Params}).validateFor(s)
+}
 
 func (a ablation) Cut(s Shape) []Rows { return a.cut(s) }
 
