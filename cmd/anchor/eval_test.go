@@ -89,6 +89,16 @@ func TestEvalLookup(t *testing.T) {
 	if n := len(results(t, dir)); n != 44+22 {
 		t.Errorf("%d records after another round; want 66", n)
 	}
+	// Another θ is another sparse attention; dense attention is what it was.
+	out = mustRun(t, slices.Concat([]string{"eval", "lookup", "-o", dir, "--lengths", "300", "--audit", "16", "--theta", "5", "--pool", "8"}, small)...)
+	for _, r := range results(t, dir)[66:] {
+		if r.Method != "anchor" || r.Attention.Params.Theta != 5 {
+			t.Errorf("%s was done anew", &r.Job)
+		}
+	}
+	if n := len(results(t, dir)); n != 66+11 || !strings.Contains(out, "300   dense       11") {
+		t.Errorf("%d records after another θ; want 77, and in the table dense attention too:\n%s", n, out)
+	}
 }
 
 // randomModel writes a model of small random weights, that config describes, with the constructed model's tokenizer.
