@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -295,6 +296,8 @@ func TestEvalKilled(t *testing.T) {
 	}
 	dir := t.TempDir()
 	rng := rand.New(rand.NewPCG(5, 0))
+	look := time.NewTicker(time.Millisecond)
+	defer look.Stop()
 	seen := make(map[string]eval.Record)
 	kills := 0
 	for finished := false; !finished; {
@@ -313,14 +316,13 @@ func TestEvalKilled(t *testing.T) {
 				if !finished && !killed {
 					t.Fatal(err)
 				}
-			default:
+			case <-look.C:
 				if data, _ := os.ReadFile(filepath.Join(dir, "results.jsonl")); !killed && bytes.Count(data, []byte("\n")) >= enough {
 					if err := again.Process.Kill(); err == nil {
 						killed = true
 						kills++
 					}
 				}
-				runtime.Gosched()
 				continue
 			}
 			break
