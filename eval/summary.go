@@ -40,7 +40,7 @@ func questionOf(r *Record) question {
 	return question{r.Suite, r.Task, r.Length, r.Index, r.Seed, r.Model, r.Chat}
 }
 
-// A cell is the records of a task, length and method, in order of their samples.
+// A cell is what tells scores apart: those of several tasks together have none.
 type cell struct {
 	task   string
 	length int

@@ -46,8 +46,8 @@ on every machine.
 
 With --report, DIR gets a page, index.html, that needs no network, its figures as SVG and PNG,
 and evaluation.json. With --json, that object is printed: {command, machine, model, suite, isa,
-versions, seed, methods, lengths, scores: [{task, length, method, samples, score {mean, low,
-high}, change, prompt_tokens, density, ttft_seconds, recall, depths}], overall}.
+versions, notes, seed, methods, lengths, scores: [{task, length, method, samples, score {mean,
+low, high}, change, prompt_tokens, density, ttft_seconds, recall, depths}], overall}.
 
 Interrupted, it reports what is finished.`,
 		Example: `  anchor eval lookup -o out
