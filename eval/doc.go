@@ -15,7 +15,7 @@
 //
 // # Jobs travel, samples do not
 //
-// A job says how a sample is made and not what it is: it has less than a thousand bytes, where a sample of a million tokens has
+// A job says how a sample is made and not what it is: it has a thousand bytes or so, where a sample of a million tokens has
 // four million, more than message queues take. Whoever does the job makes the sample anew. For that to be the same sample a job
 // carries what it depends on beside the code: the identity of the model, whose tokenizer measures lengths, a hash of the chat
 // template and hashes of the data files. A worker that has others refuses. The code's version is [Version]; it is in

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 
 	"github.com/anchorattention/anchor/report"
 )
@@ -39,7 +40,7 @@ func questionOf(r *Record) question {
 	return question{r.Suite, r.Task, r.Length, r.Index, r.Seed, r.Model, r.Chat}
 }
 
-// A cell is the records of a task, length and method, in order of their samples.
+// A cell is what tells scores apart: those of several tasks together have none.
 type cell struct {
 	task   string
 	length int
@@ -73,9 +74,7 @@ func Summarise(records []Record, seed uint64) *report.Evaluation {
 	if len(suites) == 1 {
 		e.Suite = slices.Collect(maps.Keys(suites))[0]
 	}
-	if len(levels) == 1 {
-		e.ISA = slices.Collect(maps.Keys(levels))[0]
-	}
+	e.ISA = strings.Join(slices.Sorted(maps.Keys(levels)), ", ")
 	type mean struct {
 		length int
 		method string

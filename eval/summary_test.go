@@ -89,6 +89,14 @@ func TestSummarise(t *testing.T) {
 	if len(e.Overall) != 2 || e.Overall[1].Score.Mean != 0.625 || e.Overall[1].Change.Mean != -0.125 || e.Overall[1].Tasks != 2 {
 		t.Errorf("overall: %+v", e.Overall)
 	}
+	if e.ISA != "avx2" {
+		t.Errorf("kernels are %q; want avx2", e.ISA)
+	}
+	records[0].ISA = "amx"
+	if two := eval.Summarise(records, 1); two.ISA != "amx, avx2" {
+		t.Errorf("kernels are %q; want both levels", two.ISA)
+	}
+	records[0].ISA = "avx2"
 	rand.New(rand.NewPCG(3, 0)).Shuffle(len(records), func(i, k int) { records[i], records[k] = records[k], records[i] })
 	other := eval.Summarise(records, 1)
 	if diff := cmp.Diff(e.Scores[1], other.Scores[index(other.Scores, "hard", "anchor")]); diff != "" {

@@ -96,8 +96,8 @@ Perplexity is of all rows. The change of the loss of a token, in nats, is that a
 divergence that from the next token's distribution under dense attention, in nats; same token the share of rows, in percent, whose
 likeliest next token is that of dense attention. The last rows of a window, the tail, see every key under any method, as the rows that
 answers are decoded from do: theirs is the drift that reaches an answer. The first table's is that of the rows before. Recall is that of
-the true softmax mass, on audited rows: mean, 5th percentile, minimum. Intervals hold the true mean with a confidence of 95 %
-(bootstrap over windows).
+the true softmax mass, on audited rows of the whole window: mean, 5th percentile, minimum. Intervals are of 95 % confidence for the
+mean (bootstrap over windows); one window gives none, and so one of no width.
 `)
 	for _, note := range d.Notes {
 		fmt.Fprintf(&out, "%s\n", clean(note))

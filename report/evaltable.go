@@ -52,9 +52,10 @@ func (e *Evaluation) WriteTable(w io.Writer) error {
 	}
 	t.Flush()
 	out.WriteString(`
-Scores are in percent, with intervals that hold the true mean with a confidence of 95 % (bootstrap over samples). Tasks
-that lose most against dense attention on the same samples come first. Density is the share of causal pairs attended,
-recall that of the true softmax mass, on audited rows: mean, 5th percentile, minimum.
+Scores are in percent, with intervals of 95 % confidence for the mean (bootstrap over samples). Where all samples have the
+same score there is nothing to draw: an interval of no width does not mean certainty. Tasks that lose most against dense
+attention on the same samples come first. Density is the share of causal pairs attended, recall that of the true softmax
+mass, on audited rows: mean, 5th percentile, minimum.
 `)
 	for _, note := range e.Notes {
 		fmt.Fprintf(&out, "%s\n", clean(note))

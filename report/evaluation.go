@@ -6,7 +6,7 @@ type Evaluation struct {
 	Machine  string   `json:"machine"`
 	Model    string   `json:"model"`
 	Suite    string   `json:"suite"`
-	ISA      string   `json:"isa"`      // level of the kernels
+	ISA      string   `json:"isa"`      // level of the kernels; all, where machines differ
 	Versions []string `json:"versions"` // of the code that did it
 	Seed     uint64   `json:"seed"`
 	Notes    []string `json:"notes,omitempty"` // what a reader should know of the data

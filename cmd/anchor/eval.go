@@ -46,8 +46,8 @@ on every machine.
 
 With --report, DIR gets a page, index.html, that needs no network, its figures as SVG and PNG,
 and evaluation.json. With --json, that object is printed: {command, machine, model, suite, isa,
-versions, seed, methods, lengths, scores: [{task, length, method, samples, score {mean, low,
-high}, change, prompt_tokens, density, ttft_seconds, recall, depths}], overall}.
+versions, notes, seed, methods, lengths, scores: [{task, length, method, samples, score {mean,
+low, high}, change, prompt_tokens, density, ttft_seconds, recall, depths}], overall}.
 
 With --nats, "anchor worker" does the samples, on any number of machines: see its help.
 
@@ -258,6 +258,12 @@ func (x *evaluation) run(c *cobra.Command, tasks []*eval.Task, flag string, samp
 		if slices.ContainsFunc(methods, func(m eval.Method) bool { return m.Name == name }) {
 			return usageError{fmt.Errorf("--methods has %q twice", name)}
 		}
+		if m.Name == "dense" {
+			// What is finished stays so when other parameters are tried. Only drift asks for the tail, which it tells apart.
+			tail := m.params.Tail
+			m.params = anchor.DefaultParams()
+			m.params.Tail = tail
+		}
 		methods = append(methods, eval.Method{Name: name, Attention: m.attention()})
 	}
 	switch {
@@ -312,7 +318,7 @@ func (x *evaluation) run(c *cobra.Command, tasks []*eval.Task, flag string, samp
 		return failed
 	}
 	if len(records) < len(jobs) {
-		x.notes = append(x.notes, fmt.Sprintf("%d of %d samples are finished.", len(records), len(jobs)))
+		x.notes = append(x.notes, fmt.Sprintf("%d of %d results are there: each sample under each method is one.", len(records), len(jobs)))
 	}
 	if x.finish != nil {
 		return errors.Join(x.finish(c, name, records, x.notes), failed)

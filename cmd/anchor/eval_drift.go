@@ -17,7 +17,7 @@ func newDrift() *cobra.Command {
 	var file string
 	var windows, positions int
 	c := &cobra.Command{
-		Use:   "drift --model PATH --file TEXT -o DIR [flags]",
+		Use:   "drift --model MODEL --file TEXT -o DIR [flags]",
 		Short: "Perplexity of a text, and how far predictions are from dense attention's",
 		Long: `Drift reads windows of a text under each method, in one go as a prompt is read, and looks at the model's
 predictions of every next token: the perplexity, and, against dense attention on the same

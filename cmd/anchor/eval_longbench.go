@@ -18,7 +18,7 @@ func newLongBench() *cobra.Command {
 	var even bool
 	var samples int
 	c := &cobra.Command{
-		Use:   "longbench --model PATH --data DIR -o DIR [flags]",
+		Use:   "longbench --model MODEL --data DIR -o DIR [flags]",
 		Short: "The 21 tasks of LongBench, or the 13 of LongBench-E",
 		Long: `Longbench asks the tasks of LongBench (Bai et al. 2023, arXiv 2308.14508), version 1, with the
 published prompts, limits of generation and metrics, from its published files: TASK.jsonl in the

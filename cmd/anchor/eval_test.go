@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -88,6 +89,16 @@ func TestEvalLookup(t *testing.T) {
 	mustRun(t, slices.Concat([]string{"eval", "lookup", "-o", dir, "--lengths", "300", "--rounds", "2", "--audit", "16"}, small)...)
 	if n := len(results(t, dir)); n != 44+22 {
 		t.Errorf("%d records after another round; want 66", n)
+	}
+	// Another θ is another sparse attention; dense attention is what it was.
+	out = mustRun(t, slices.Concat([]string{"eval", "lookup", "-o", dir, "--lengths", "300", "--audit", "16", "--theta", "5", "--pool", "8"}, small)...)
+	for _, r := range results(t, dir)[66:] {
+		if r.Method != "anchor" || r.Attention.Params.Theta != 5 {
+			t.Errorf("%s was done anew", &r.Job)
+		}
+	}
+	if n := len(results(t, dir)); n != 66+11 || !strings.Contains(out, "300   dense       11") {
+		t.Errorf("%d records after another θ; want 77, and in the table dense attention too:\n%s", n, out)
 	}
 }
 
@@ -285,6 +296,8 @@ func TestEvalKilled(t *testing.T) {
 	}
 	dir := t.TempDir()
 	rng := rand.New(rand.NewPCG(5, 0))
+	look := time.NewTicker(time.Millisecond)
+	defer look.Stop()
 	seen := make(map[string]eval.Record)
 	kills := 0
 	for finished := false; !finished; {
@@ -303,14 +316,13 @@ func TestEvalKilled(t *testing.T) {
 				if !finished && !killed {
 					t.Fatal(err)
 				}
-			default:
+			case <-look.C:
 				if data, _ := os.ReadFile(filepath.Join(dir, "results.jsonl")); !killed && bytes.Count(data, []byte("\n")) >= enough {
 					if err := again.Process.Kill(); err == nil {
 						killed = true
 						kills++
 					}
 				}
-				runtime.Gosched()
 				continue
 			}
 			break
