@@ -7,6 +7,6 @@ require (
 	github.com/yalue/onnxruntime_go v1.27.0
 )
 
-require golang.org/x/sys v0.47.0 // indirect
+require golang.org/x/sys v0.49.0 // indirect
 
 replace github.com/anchorattention/anchor => ../..
