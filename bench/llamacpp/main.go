@@ -184,12 +184,13 @@ func parseSettings(list string) ([]settings, error) {
 	return all, nil
 }
 
-// prompt returns random tokens.
+// prompt returns random tokens after token 0, as texts begin with a token of their own. It is a marked one, if there are such: the
+// sink, without which rows whose window has no marked token could leave nothing out.
 func prompt(n, vocab int) []int32 {
 	r := rand.New(rand.NewPCG(1, uint64(n)))
 	ids := make([]int32, n)
-	for i := range ids {
-		ids[i] = r.Int32N(int32(vocab))
+	for i := range ids[1:] {
+		ids[1+i] = r.Int32N(int32(vocab))
 	}
 	return ids
 }
