@@ -386,7 +386,7 @@ func sequence(dtype anchor.DType, data *workload.Data, s workload.Size, queries 
 		case anchor.BFloat16:
 			t = anchor.FromBFloat16(round(x[skip:], kernel.RoundToBFloat16), heads, rows, s.Dim)
 		case anchor.Float16:
-			t = anchor.FromFloat16(round(x[skip:], toFloat16), heads, rows, s.Dim)
+			t = anchor.FromFloat16(round(x[skip:], kernel.RoundToFloat16), heads, rows, s.Dim)
 		default:
 			t = anchor.FromFloat32(x[skip:], heads, rows, s.Dim)
 		}

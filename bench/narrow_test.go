@@ -17,7 +17,7 @@ func TestRound(t *testing.T) {
 		last uint16 // the largest finite one
 	}{
 		{"bfloat16", kernel.RoundToBFloat16, func(x uint16) float32 { return math.Float32frombits(uint32(x) << 16) }, 0x7f7f},
-		{"half", toFloat16, kernel.HalfToSingle, 0x7bff},
+		{"half", kernel.RoundToFloat16, kernel.HalfToSingle, 0x7bff},
 	} {
 		for i := uint16(0); i < k.last; i++ {
 			for _, sign := range []uint16{0, 0x8000} {
@@ -38,7 +38,7 @@ func TestRound(t *testing.T) {
 			}
 		}
 	}
-	if got := toFloat16(1e6); got != 0x7c00 {
+	if got := kernel.RoundToFloat16(1e6); got != 0x7c00 {
 		t.Errorf("half of 1e6 is %#x; want infinity", got)
 	}
 }

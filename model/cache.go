@@ -84,7 +84,7 @@ func (c *Cache) put(layer int, values bool, head, position int, row []float32) {
 		roundRow(c.u16[i][page][from:to], row)
 	case anchor.Float16:
 		for d, x := range row {
-			c.u16[i][page][from+d] = toFloat16(x)
+			c.u16[i][page][from+d] = kernel.RoundToFloat16(x)
 		}
 	case anchor.Int8:
 		c.scales[i][page][at] = toInt8(c.i8[i][page][from:to], row)
@@ -96,23 +96,6 @@ func roundRow(dst []uint16, row []float32) {
 	for d, x := range row {
 		dst[d] = kernel.RoundToBFloat16(x)
 	}
-}
-
-// toFloat16 returns the bits of the half-precision number nearest to x, the even one of two, or an infinity beyond their range.
-func toFloat16(x float32) uint16 {
-	b := math.Float32bits(x)
-	sign := uint16(b >> 16 & 0x8000)
-	size := math.Abs(float64(x))
-	switch {
-	case x != x:
-		return 0x7e00
-	case size >= 65520:
-		return sign | 0x7c00
-	case size < 0x1p-14: // subnormal: a multiple of 2^−24
-		return sign | uint16(math.RoundToEven(size*0x1p24))
-	}
-	b = b&0x7fffffff - (127-15)<<23
-	return sign | uint16((b+0xfff+b>>13&1)>>13)
 }
 
 // toInt8 rounds a row to whole numbers from −127 to 127 and returns what they are to be multiplied by: NaN for a row that is

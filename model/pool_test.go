@@ -246,7 +246,7 @@ func (s typed) matrix(_ string, rows, cols int) (*matrix.Matrix, error) {
 		if s.Type == matrix.BF16 {
 			binary.LittleEndian.PutUint16(data[at:], kernel.RoundToBFloat16(float32(s.NormFloat64())))
 		} else {
-			binary.LittleEndian.PutUint16(data[at:], toFloat16(float32(map[matrix.Type]float64{matrix.Q8_0: 1. / 64, matrix.Q4_0: 0.25}[s.Type])))
+			binary.LittleEndian.PutUint16(data[at:], kernel.RoundToFloat16(float32(map[matrix.Type]float64{matrix.Q8_0: 1. / 64, matrix.Q4_0: 0.25}[s.Type])))
 		}
 	}
 	return matrix.New(s.Type, rows, cols, data)

@@ -462,6 +462,24 @@ func split(f func(rows, n int, src *uint32, dst *float32), rows, n int, src []ui
 	f(rows, n, &src[0], &dst[0])
 }
 
+// RoundToFloat16 returns the bits of the half nearest to x, the even one of two, or an infinity beyond their range. A
+// NaN stays one.
+func RoundToFloat16(x float32) uint16 {
+	b := math.Float32bits(x)
+	sign := uint16(b >> 16 & 0x8000)
+	size := math.Abs(float64(x))
+	switch {
+	case x != x:
+		return sign | 0x7e00
+	case size >= 65520:
+		return sign | 0x7c00
+	case size < 0x1p-14: // subnormal: a multiple of 2^−24
+		return sign | uint16(math.RoundToEven(size*0x1p24))
+	}
+	b = b&0x7fffffff - (127-15)<<23
+	return sign | uint16((b+0xfff+b>>13&1)>>13)
+}
+
 // HalfToSingle converts an IEEE half exactly; a NaN stays one.
 func HalfToSingle(h uint16) float32 {
 	sign, exp, frac := uint32(h&0x8000)<<16, uint32(h>>10&31), uint32(h&0x3ff)

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math"
 	"slices"
+
+	"github.com/anchorattention/anchor/internal/kernel"
 )
 
 // Pack converts single precision to whole blocks: what Unpack makes of them is the nearest that their scales allow. The
@@ -21,9 +23,9 @@ func Pack(t Type, src []float32, dst []byte) {
 		case F32:
 			binary.LittleEndian.PutUint32(dst, math.Float32bits(src[0]))
 		case F16:
-			binary.LittleEndian.PutUint16(dst, singleToHalf(src[0]))
+			binary.LittleEndian.PutUint16(dst, kernel.RoundToFloat16(src[0]))
 		case BF16:
-			binary.LittleEndian.PutUint16(dst, singleToBFloat16(src[0]))
+			binary.LittleEndian.PutUint16(dst, kernel.RoundToBFloat16(src[0]))
 		case Q8_0:
 			packQ8_0(src, dst)
 		case Q4_0:
@@ -38,36 +40,9 @@ func Pack(t Type, src []float32, dst []byte) {
 	}
 }
 
-// singleToHalf returns the bits of the half nearest to x, the even one of two, or an infinity beyond their range. A
-// NaN stays one.
-func singleToHalf(x float32) uint16 {
-	b := math.Float32bits(x)
-	sign := uint16(b >> 16 & 0x8000)
-	size := math.Abs(float64(x))
-	switch {
-	case x != x:
-		return sign | 0x7e00
-	case size >= 65520:
-		return sign | 0x7c00
-	case size < 0x1p-14: // subnormal: a multiple of 2^−24
-		return sign | uint16(math.RoundToEven(size*0x1p24))
-	}
-	b = b&0x7fffffff - (127-15)<<23
-	return sign | uint16((b+0xfff+b>>13&1)>>13)
-}
-
-// singleToBFloat16 returns the bits of the bfloat16 number nearest to x, the even one of two. A NaN stays one.
-func singleToBFloat16(x float32) uint16 {
-	b := math.Float32bits(x)
-	if x != x {
-		return uint16(b>>16 | 0x40)
-	}
-	return uint16((b + 0x7fff + b>>16&1) >> 16)
-}
-
 // putScale stores the least half that is no less than a positive scale, or 0, and returns it.
 func putScale(dst []byte, scale float64) float64 {
-	h := singleToHalf(float32(scale))
+	h := kernel.RoundToFloat16(float32(scale))
 	binary.LittleEndian.PutUint16(dst, h)
 	if float64(half(dst)) < scale { // halves of one sign are ordered as their bits
 		binary.LittleEndian.PutUint16(dst, h+1)
