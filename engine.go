@@ -20,13 +20,14 @@ type Call struct {
 	Shapes    []Shape // of the sequences
 }
 
-// Params returns the parameters of the call's planner if that is [AnchorAttention] as published, without [Refinements].
-func (c *Call) Params() (p Params, ok bool) {
+// Params returns the parameters of the call's planner if that is [AnchorAttention], or [Auto], without [Refinements]. Under Auto
+// it is the engine's to say where dense attention is better, by what things cost there.
+func (c *Call) Params() (p Params, auto, ok bool) {
 	a, ok := c.Planner.(*anchorAttention)
 	if !ok {
-		return Params{}, false
+		return Params{}, false, false
 	}
-	return a.Params, !a.auto && a.Pool == 0 && a.Spikes == 0 && a.MaxDensity == 0 && len(a.HeadTheta) == 0
+	return a.Params, a.auto, a.Pool == 0 && a.Spikes == 0 && a.MaxDensity == 0 && len(a.HeadTheta) == 0
 }
 
 // Dense reports whether the call's planner is [Dense].

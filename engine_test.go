@@ -13,7 +13,7 @@ type elsewhere struct{ calls []Call }
 
 func (e *elsewhere) Attend(ctx context.Context, c Call) (*Result, error) {
 	e.calls = append(e.calls, c)
-	if _, ok := c.Params(); !ok && !c.Dense() {
+	if _, auto, ok := c.Params(); auto || !ok && !c.Dense() {
 		return nil, errors.New("not for me")
 	}
 	c.Engine = nil

@@ -2,7 +2,7 @@
 
 package cuda
 
-// Args is Args of kernels/anchor.cu, which tells what is in it.
+// Args is Args of kernels/call.h, which tells what is in it.
 type args struct {
 	sequences          uint64
 	tiles              uint64
@@ -22,51 +22,95 @@ type args struct {
 	groupCount, chunks int32
 	block, step        int32
 	scale, theta       float32
+	narrow             int32
+	surveyed           int32
 }
 
-// Place is Sequence of kernels/anchor.cu, which tells what is in it.
+// Place is Sequence of kernels/call.h, which tells what is in it.
 type place struct {
 	q, k, v                             uint64
-	o, lse                              uint64
+	o                                   uint64
+	lse                                 uint64
 	pages                               uint64
 	qHead, kHead, vHead, oHead, lseHead int64
 	before                              int64
 	first, _                            int32
 }
 
-// Tile is Tile of kernels/anchor.cu, which tells what is in it.
+// Tile is Tile of kernels/call.h, which tells what is in it.
 type tile struct {
 	sequence, from, to, start int32
 	group                     int32
 }
 
-// Group is Group of kernels/anchor.cu, which tells what is in it.
+// Group is Group of kernels/call.h, which tells what is in it.
 type group struct {
 	bits            int64
 	words           int32
 	sequence, start int32
 	from, to        int32
 	init, local     int32
-	_               int32
+	most            int32
 }
+
+// Numbers that kernels and program share: see kernels/call.h.
+const (
+	tallyAttend  = 0
+	tallyAnchors = 1
+	tallyOdd     = 2
+	tallySparse  = 3
+	tallies      = 4
+	tileRows     = 128
+	windowRows   = 256
+	searchKeys   = 2048
+)
 
 // The kernels, by number.
 const (
-	attend  = 0
-	anchors = 1
+	anchors = 0
+	attend  = 1
 	pool    = 2
-	search  = 3
-	count   = 4
+	sample  = 3
+	search  = 4
+	survey  = 5
 )
 
-// Kernels are their names and how many threads a block of each has.
-var kernels = [...]struct {
-	name    string
-	threads int
-}{
-	attend:  {"attend", 384},
-	anchors: {"anchors", 384},
-	pool:    {"pool", 256},
-	search:  {"search", 128},
-	count:   {"count", 128},
+var kernelNames = [...]string{"anchors", "attend", "pool", "sample", "search", "survey"}
+
+// Launches tell how kernels are started, by architecture, dim and number.
+var launches = map[string]map[int][len(kernelNames)]launch{
+	"sm_90a": {
+		64: {
+			anchors: {threads: 384, blocks: 1, shared: 82200},
+			attend:  {threads: 384, blocks: 1, shared: 131456},
+			pool:    {threads: 256, blocks: 1, shared: 8320},
+			sample:  {threads: 128, blocks: 1, shared: 16},
+			search:  {threads: 128, blocks: 1, shared: 49152},
+			survey:  {threads: 256, blocks: 2, shared: 8320},
+		},
+		96: {
+			anchors: {threads: 384, blocks: 1, shared: 164120},
+			attend:  {threads: 384, blocks: 1, shared: 229760},
+			pool:    {threads: 256, blocks: 1, shared: 8148},
+			sample:  {threads: 128, blocks: 1, shared: 16},
+			search:  {threads: 128, blocks: 1, shared: 98304},
+			survey:  {threads: 256, blocks: 2, shared: 8148},
+		},
+		128: {
+			anchors: {threads: 384, blocks: 1, shared: 164120},
+			attend:  {threads: 384, blocks: 1, shared: 229760},
+			pool:    {threads: 256, blocks: 1, shared: 8256},
+			sample:  {threads: 128, blocks: 1, shared: 16},
+			search:  {threads: 128, blocks: 1, shared: 98304},
+			survey:  {threads: 256, blocks: 2, shared: 8256},
+		},
+		256: {
+			anchors: {threads: 384, blocks: 1, shared: 229656},
+			attend:  {threads: 384, blocks: 1, shared: 229744},
+			pool:    {threads: 256, blocks: 1, shared: 8224},
+			sample:  {threads: 128, blocks: 1, shared: 16},
+			search:  {threads: 128, blocks: 1, shared: 196608},
+			survey:  {threads: 256, blocks: 1, shared: 8224},
+		},
+	},
 }

@@ -25,7 +25,7 @@ func (d *Device) attend(ctx context.Context, call *anchor.Call) (*anchor.Result,
 	if d.driver == nil {
 		return nil, errClosed
 	}
-	if _, err := paramsOf(call.Planner); err != nil {
+	if _, _, err := paramsOf(call.Planner); err != nil {
 		return nil, err
 	}
 	kind, err := kindOf(call.Sequences[0].Q.DType(), call.Shapes[0].Dim)
@@ -126,13 +126,16 @@ func (w *work) compute(ctx context.Context, c *Call, sequences []Sequence) (*anc
 	dim := float64(w.call.Shapes[0].Dim) // without what was filled up
 	res.FLOPs = dim * (4*float64(res.Pairs) + 2*float64(res.SearchPairs))
 	if w.call.Stripes && c.plan.params != nil {
-		bits := make([]uint32, c.bitBytes()/4)
+		counts, bits := make([]int32, c.countBytes()/4), make([]uint32, c.bitBytes()/4)
 		if len(bits) > 0 {
+			if err := fetch(w.driver, counts, c.args.counts); err != nil {
+				return nil, err
+			}
 			if err := fetch(w.driver, bits, c.args.bits); err != nil {
 				return nil, err
 			}
 		}
-		res.StripeSets = c.plan.stripes(bits)
+		res.StripeSets = c.plan.stripes(counts, bits)
 	}
 	for i, s := range w.call.Sequences {
 		if err := w.download(&s.O, &sequences[i].O); err != nil {

@@ -16,7 +16,7 @@ import (
 type Sequence struct {
 	Q    Tensor // BF16 or F16 [heads, Nq, dim]
 	K, V Tensor // as Q, [KV heads, Nk, dim], with the same steps between rows and between pages
-	O    Tensor // F32 [heads, Nq, dim], written; overlaps no other tensor
+	O    Tensor // F32, or as Q, [heads, Nq, dim], written; overlaps no other tensor
 	LSE  Tensor // F32 [heads, Nq, 1], written; optional
 
 	// Prompt is the length of the whole prompt, in positions; 0 means that the call ends it.
@@ -48,7 +48,7 @@ func (s *Sequence) shape(d *Device) (anchor.Shape, error) {
 		tensor *Tensor
 		pages  []int32
 		align  int
-	}{{"Q", &s.Q, nil, 16}, {"K", &s.K, s.Pages, 16}, {"V", &s.V, s.Pages, 16}, {"O", &s.O, nil, 8}, {"LSE", &s.LSE, nil, 4}} {
+	}{{"Q", &s.Q, nil, 16}, {"K", &s.K, s.Pages, 16}, {"V", &s.V, s.Pages, 16}, {"O", &s.O, nil, 2 * s.O.size()}, {"LSE", &s.LSE, nil, 4}} {
 		if t.name == "LSE" && *t.tensor == (Tensor{}) {
 			continue
 		}
@@ -73,8 +73,8 @@ func (s *Sequence) shape(d *Device) (anchor.Shape, error) {
 		return sh, fmt.Errorf("Q has %d rows and K %d; want no more queries than keys", q.Rows, k.Rows)
 	case k.Rows > maxPosition:
 		return sh, fmt.Errorf("K has %d rows; want at most %d", k.Rows, maxPosition)
-	case o.DType != anchor.Float32 || o.Heads != q.Heads || o.Rows != q.Rows || o.Dim != q.Dim:
-		return sh, fmt.Errorf("O is %v of shape %s; want F32 %s", o.DType, o.shape(), q.shape())
+	case o.DType != anchor.Float32 && o.DType != q.DType || o.Heads != q.Heads || o.Rows != q.Rows || o.Dim != q.Dim:
+		return sh, fmt.Errorf("O is %v of shape %s; want F32 or %v, %s", o.DType, o.shape(), q.DType, q.shape())
 	case l.Memory != nil && (l.DType != anchor.Float32 || l.Heads != q.Heads || l.Rows != q.Rows || l.Dim != 1):
 		return sh, fmt.Errorf("LSE is %v of shape %s; want F32 [%d, %d, 1]", l.DType, l.shape(), q.Heads, q.Rows)
 	case s.Prompt < 0 || s.Prompt > maxPosition:
@@ -111,23 +111,24 @@ func (d *Device) Prepare(opt anchor.Options, sequences ...Sequence) (*Call, erro
 	return c, err
 }
 
-// paramsOf returns the parameters of a planner that the kernels can do, nil for dense attention.
-func paramsOf(planner anchor.Planner) (*anchor.Params, error) {
+// paramsOf returns the parameters of a planner that the kernels can do, nil for dense attention, and whether it goes dense where
+// that is better.
+func paramsOf(planner anchor.Planner) (params *anchor.Params, auto bool, err error) {
 	if planner == nil {
-		return nil, errors.New("Options.Planner is nil; want Dense() or AnchorAttention(params)")
+		return nil, false, errors.New("Options.Planner is nil; want Dense(), AnchorAttention(params) or Auto(params)")
 	}
 	call := anchor.Call{Options: anchor.Options{Planner: planner}}
-	if p, ok := call.Params(); ok {
-		return &p, planner.Validate()
+	if p, auto, ok := call.Params(); ok {
+		return &p, auto, planner.Validate()
 	}
 	if !call.Dense() {
-		return nil, fmt.Errorf("planner %s is not for GPUs; want dense, or anchor without refinements", planner.Name())
+		return nil, false, fmt.Errorf("planner %s is not for GPUs; want dense, or anchor or auto without refinements", planner.Name())
 	}
-	return nil, nil
+	return nil, false, nil
 }
 
 func (d *Device) plan(opt *anchor.Options, sequences []Sequence) (_ *Call, err error) {
-	params, err := paramsOf(opt.Planner)
+	params, auto, err := paramsOf(opt.Planner)
 	if err != nil {
 		return nil, err
 	}
@@ -148,9 +149,10 @@ func (d *Device) plan(opt *anchor.Options, sequences []Sequence) (_ *Call, err e
 		if shapes[i], err = s.shape(d); err != nil {
 			return nil, fmt.Errorf("sequence %d: %w", i, err)
 		}
-		if a, b := shapes[0], shapes[i]; a.Heads != b.Heads || a.KVHeads != b.KVHeads || a.Dim != b.Dim || first.Q.DType != s.Q.DType {
-			return nil, fmt.Errorf("sequence %d has %d heads, %d KV heads, dim %d and type %v; sequence 0 has %d, %d, %d and %v; want the same",
-				i, b.Heads, b.KVHeads, b.Dim, s.Q.DType, a.Heads, a.KVHeads, a.Dim, first.Q.DType)
+		if a, b := shapes[0], shapes[i]; a.Heads != b.Heads || a.KVHeads != b.KVHeads || a.Dim != b.Dim ||
+			first.Q.DType != s.Q.DType || first.O.DType != s.O.DType {
+			return nil, fmt.Errorf("sequence %d has %d heads, %d KV heads, dim %d, type %v and outputs in %v; sequence 0 has %d, %d, %d, %v and %v; want the same",
+				i, b.Heads, b.KVHeads, b.Dim, s.Q.DType, s.O.DType, a.Heads, a.KVHeads, a.Dim, first.Q.DType, first.O.DType)
 		}
 		for _, t := range [][2]*Tensor{{&first.Q, &s.Q}, {&first.K, &s.K}, {&first.V, &s.V}, {&first.O, &s.O}, {&first.LSE, &s.LSE}} {
 			if a, b := t[0], t[1]; a.RowStep != b.RowStep && a.Memory != nil && b.Memory != nil {
@@ -168,7 +170,7 @@ func (d *Device) plan(opt *anchor.Options, sequences []Sequence) (_ *Call, err e
 	if kind.dim != first.Q.Dim {
 		return nil, fmt.Errorf("dim is %d; want one of %v for tensors on the device", first.Q.Dim, dims)
 	}
-	c := &Call{device: d, plan: newPlan(params, shapes...), method: opt.Planner.Name()}
+	c := &Call{device: d, plan: newPlan(params, auto, shapes...), method: opt.Planner.Name()}
 	if c.module, err = d.load(kind); err != nil {
 		return nil, err
 	}
@@ -195,6 +197,12 @@ func (c *Call) allocate(sequences []Sequence) (err error) {
 	a.qStep, a.kvStep, a.oStep = uint32(s.Q.RowStep/8), uint32(s.K.RowStep/8), uint32(s.O.RowStep)
 	a.heads, a.shared, a.section = int32(shape.Heads), int32(shape.Heads/shape.KVHeads), int32(c.section())
 	a.groupCount = int32(len(p.groups))
+	if s.O.DType != anchor.Float32 {
+		a.narrow = 1
+	}
+	if p.auto {
+		a.surveyed = 1
+	}
 	places := make([]place, len(sequences))
 	for i := range sequences {
 		s := &sequences[i]
@@ -224,13 +232,13 @@ func (c *Call) allocate(sequences []Sequence) (err error) {
 	if c.tilesAt, err = store(c, p.tiles); err != nil {
 		return err
 	}
-	if a.tally, err = c.alloc(tallyBytes); err != nil || len(p.sparse) == 0 {
+	if a.tally, err = c.alloc(tallyBytes + c.countBytes()); err != nil || len(p.sparse) == 0 {
 		return err
 	}
+	a.counts = a.tally + tallyBytes
 	a.block, a.step, a.theta = int32(p.params.Block), int32(p.params.Step), float32(p.params.Theta)
 	for _, g := range p.groups {
-		const chunk = 2048 // searchKeys of the kernel
-		a.chunks = max(a.chunks, (g.start+chunk-1)/chunk)
+		a.chunks = max(a.chunks, (g.start+searchKeys-1)/searchKeys)
 	}
 	if c.windowAt, err = store(c, p.window); err != nil {
 		return err
@@ -244,7 +252,7 @@ func (c *Call) allocate(sequences []Sequence) (err error) {
 		bytes int
 	}{
 		{&a.anchors, 4 * shape.Heads * int(a.rows)}, {&a.pool, 2 * 2 * pooled * shape.Dim}, {&a.means, 4 * pooled},
-		{&a.bits, c.bitBytes()}, {&a.counts, c.countBytes()},
+		{&a.bits, c.bitBytes()},
 	} {
 		if *m.to, err = c.alloc(m.bytes); err != nil {
 			return err
@@ -256,7 +264,7 @@ func (c *Call) allocate(sequences []Sequence) (err error) {
 // bitBytes is the size of a bit for every head, group and key before it.
 func (c *Call) bitBytes() int { return 4 * c.plan.shapes[0].Heads * int(c.plan.words) }
 
-const tallyBytes = 3 * 4
+const tallyBytes = tallies * 4
 
 func (c *Call) countBytes() int { return 4 * c.plan.shapes[0].Heads * len(c.plan.groups) }
 
@@ -343,18 +351,15 @@ func (c *Call) result() (*anchor.Result, error) {
 		return nil, err
 	}
 	heads := c.plan.shapes[0].Heads
-	counts := make([]int32, heads*len(c.plan.groups))
-	if len(c.plan.sparse) > 0 {
-		if err := fetch(d.driver, counts, c.args.counts); err != nil {
-			return nil, err
-		}
+	tally := make([]int32, tallies+heads*len(c.plan.groups))
+	if len(c.plan.sparse) == 0 {
+		tally = tally[:tallies]
 	}
-	var tally [tallyBytes / 4]uint32
-	if err := fetch(d.driver, tally[:], c.args.tally); err != nil {
+	if err := fetch(d.driver, tally, c.args.tally); err != nil {
 		return nil, err
 	}
-	res := &anchor.Result{Method: c.method, ISA: d.isa(), Heads: make([]anchor.HeadResult, heads), NonFiniteRows: int64(tally[2])}
-	c.plan.account(res, counts)
+	res := &anchor.Result{Method: c.method, ISA: d.isa(), Heads: make([]anchor.HeadResult, heads), NonFiniteRows: int64(tally[tallyOdd])}
+	c.plan.account(res, tally[tallies:])
 	return res, nil
 }
 
@@ -369,28 +374,43 @@ func (c *Call) start(mark func(anchor.Stage) error) error {
 		stage = anchor.StageSparse
 	}
 	heads := int(a.heads)
-	if err := c.clear(a.tally, tallyBytes); err != nil {
+	lists := heads * len(p.groups)
+	tally := tallyBytes
+	if len(p.sparse) > 0 {
+		tally += c.countBytes()
+	}
+	if err := c.clear(a.tally, tally); err != nil {
 		return err
 	}
 	if n := len(p.window); n > 0 {
+		if p.auto {
+			if err := c.kernel(survey, lists*(1+int(a.step))); err != nil {
+				return err
+			}
+			if err := c.kernel(sample, lists); err != nil {
+				return err
+			}
+			if err := mark(anchor.StageSearch); err != nil {
+				return err
+			}
+		}
 		a.tiles, a.tileCount = c.windowAt, int32(n)
-		if err := c.kernel(anchors, min(n*heads, c.device.processors)); err != nil {
+		if err := c.persistent(anchors, n*heads); err != nil {
 			return err
 		}
 		if err := mark(anchor.StageWindow); err != nil {
 			return err
 		}
+		if err := c.kernel(pool, lists*int(a.step)); err != nil {
+			return err
+		}
+		if 16%a.step != 0 { // words are put together from several warps'
+			if err := c.clear(a.bits, c.bitBytes()); err != nil {
+				return err
+			}
+		}
 		parts := (int(a.shared*a.step) + 63) / 64
-		if err := c.kernel(pool, heads*len(p.groups)*int(a.step)); err != nil {
-			return err
-		}
-		if err := c.clear(a.bits, c.bitBytes()); err != nil {
-			return err
-		}
 		if err := c.kernel(search, heads/int(a.shared)*int(a.chunks)*len(p.groups)*parts); err != nil {
-			return err
-		}
-		if err := c.kernel(count, (heads*len(p.groups)+3)/4); err != nil {
 			return err
 		}
 		if err := mark(anchor.StageSearch); err != nil {
@@ -398,7 +418,7 @@ func (c *Call) start(mark func(anchor.Stage) error) error {
 		}
 	}
 	a.tiles, a.tileCount = c.tilesAt, int32(len(p.tiles))
-	if err := c.kernel(attend, min(len(p.tiles)*heads, c.device.processors)); err != nil {
+	if err := c.persistent(attend, len(p.tiles)*heads); err != nil {
 		return err
 	}
 	return mark(stage)
@@ -409,18 +429,23 @@ func (c *Call) clear(p uint64, bytes int) error {
 	return d.call("MemsetD8Async", d.f.MemsetD8Async, uintptr(p), 0, uintptr(bytes), c.device.stream)
 }
 
+// persistent starts a kernel whose blocks take pieces of work, so many in all, from a counter.
+func (c *Call) persistent(kernel, pieces int) error {
+	return c.kernel(kernel, min(pieces, c.device.processors*c.module.launch[kernel].blocks))
+}
+
 // kernel starts a kernel on the given number of blocks.
 func (c *Call) kernel(kernel, blocks int) error {
 	if blocks > math.MaxInt32 {
-		return fmt.Errorf("kernel %s: %d blocks; the device can count to %d", kernels[kernel].name, blocks, math.MaxInt32)
+		return fmt.Errorf("kernel %s: %d blocks; the device can count to %d", kernelNames[kernel], blocks, math.MaxInt32)
 	}
 	d := c.device.driver
 	args := []unsafe.Pointer{unsafe.Pointer(&c.args)} // read before the call returns
-	err := d.call("LaunchKernel", d.f.LaunchKernel, c.module.kernel[kernel], uintptr(blocks), 1, 1, uintptr(kernels[kernel].threads), 1, 1,
-		uintptr(c.module.shared(kernel)), c.device.stream, uintptr(unsafe.Pointer(&args[0])), 0)
+	err := d.call("LaunchKernel", d.f.LaunchKernel, c.module.kernel[kernel], uintptr(blocks), 1, 1, uintptr(c.module.launch[kernel].threads), 1, 1,
+		uintptr(c.module.launch[kernel].shared), c.device.stream, uintptr(unsafe.Pointer(&args[0])), 0)
 	runtime.KeepAlive(args)
 	if err != nil {
-		return fmt.Errorf("kernel %s: %w", kernels[kernel].name, err)
+		return fmt.Errorf("kernel %s: %w", kernelNames[kernel], err)
 	}
 	return nil
 }

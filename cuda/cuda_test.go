@@ -426,15 +426,15 @@ func TestArgsLayout(t *testing.T) {
 		t.Errorf("places, tiles and groups are %d, %d and %d bytes; want 104, 20 and 40", a, b, c)
 	}
 	var a args
-	if size := unsafe.Sizeof(a); size != 152 {
-		t.Errorf("args are %d bytes; want 152", size)
+	if size := unsafe.Sizeof(a); size != 160 {
+		t.Errorf("args are %d bytes; want 160", size)
 	}
 	text, err := ptx.ReadFile("ptx/bf16_128.sm_90a.ptx")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(string(text), "_param_0[152]") {
-		t.Error("the kernels' arguments are not 152 bytes")
+	if !strings.Contains(string(text), "_param_0[160]") {
+		t.Error("the kernels' arguments are not 160 bytes")
 	}
 }
 
@@ -443,8 +443,9 @@ func TestPlan(t *testing.T) {
 	for _, s := range []anchor.Shape{{Heads: 1, KVHeads: 1, Dim: 64, Queries: 1000, Keys: 1000, Prompt: 1000},
 		{Heads: 1, KVHeads: 1, Dim: 64, Queries: 333, Keys: 1000, Prompt: 1000}, {Heads: 1, KVHeads: 1, Dim: 64, Queries: 10, Keys: 1000, Prompt: 5000},
 		{Heads: 1, KVHeads: 1, Dim: 64, Queries: 10, Keys: 1000, Prompt: 1000}, {Heads: 1, KVHeads: 1, Dim: 64, Queries: 1000, Keys: 1000, Prompt: 20}} {
-		for _, params := range []*anchor.Params{nil, &params} {
-			p := newPlan(params, s)
+		for i, params := range []*anchor.Params{nil, &params, &params} {
+			auto := i == 2
+			p := newPlan(params, auto, s)
 			seen := make([]int, s.Keys)
 			for _, t := range p.tiles {
 				for i := t.from; i < t.to; i++ {

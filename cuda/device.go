@@ -28,6 +28,7 @@ type Device struct {
 
 	name          string
 	major, minor  int
+	arch          string // whose kernels it runs
 	processors    int    // streaming multiprocessors
 	memory, cache uint64 // bytes, of memory and of second-level cache
 }
@@ -45,30 +46,15 @@ var dims = []int{64, 96, 128, 256}
 type module struct {
 	kind
 	handle uintptr
-	kernel [len(kernels)]uintptr
+	kernel [len(kernelNames)]uintptr
+	launch [len(kernelNames)]launch
 }
 
-// shared returns the bytes of shared memory that a block needs, as kernels/anchor.cu lays them out.
-func (k kind) shared(kernel int) int {
-	pieces := (k.dim + 63) / 64
-	const row = 128 // bytes in a piece of 64 columns
-	keys, stages := 128, 5
-	if k.dim > 128 {
-		keys, stages = 64, 4
-	}
-	queries, block := pieces*128*row, pieces*keys*row
-	switch kernel {
-	case attend:
-		const ring = 8192
-		return queries + stages*block + 4*ring + 8*(2+2*stages) + 3*(16+80)
-	case anchors:
-		return 2*queries + 3*block + 8*(2+2*3) + 3*(16+56)
-	case pool:
-		return 256 / (k.dim / 8) * (k.dim + 1) * 4
-	case search:
-		return 3 * pieces * 128 * row
-	}
-	return 0
+// A launch is how a kernel is started.
+type launch struct {
+	threads int // of a block
+	blocks  int // that a multiprocessor holds
+	shared  int // bytes of a block
 }
 
 // Open loads the driver and prepares the device of the given number, from 0 on. Close it.
@@ -135,6 +121,7 @@ func (d *Device) prepare(ordinal int) error {
 	if d.major != 9 || d.minor != 0 {
 		return fmt.Errorf("device %d, %s, has compute capability %d.%d; want 9.0", ordinal, d.name, d.major, d.minor)
 	}
+	d.arch = "sm_90a"
 	context := new(uintptr)
 	if err := c.call("DevicePrimaryCtxRetain", f.DevicePrimaryCtxRetain, uintptr(unsafe.Pointer(context)), d.ordinal); err != nil {
 		return err
@@ -215,21 +202,20 @@ func (d *Device) load(k kind) (*module, error) {
 	}
 	c, f := d.driver, &d.driver.f
 	name := map[anchor.DType]string{anchor.BFloat16: "bf16", anchor.Float16: "f16"}[k.dtype]
-	text, err := ptx.ReadFile(fmt.Sprintf("ptx/%s_%d.sm_90a.ptx", name, k.dim))
+	text, err := ptx.ReadFile(fmt.Sprintf("ptx/%s_%d.%s.ptx", name, k.dim, d.arch))
 	if err != nil {
 		return nil, err
 	}
-	m := &module{kind: k}
+	m := &module{kind: k, launch: launches[d.arch][k.dim]}
 	if m.handle, err = c.module(text); err != nil {
 		return nil, err
 	}
-	for i, k := range kernels {
-		name := k.name
+	for i, name := range kernelNames {
 		const maxDynamicShared = 8 // CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 		address, text := new(uintptr), append([]byte(name), 0)
 		err := c.call("ModuleGetFunction", f.ModuleGetFunction, uintptr(unsafe.Pointer(address)), m.handle, uintptr(unsafe.Pointer(&text[0])))
 		if err == nil {
-			err = c.call("FuncSetAttribute", f.FuncSetAttribute, *address, maxDynamicShared, uintptr(m.shared(i)))
+			err = c.call("FuncSetAttribute", f.FuncSetAttribute, *address, maxDynamicShared, uintptr(m.launch[i].shared))
 		}
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("kernel %s: %w", name, err), c.call("ModuleUnload", f.ModuleUnload, m.handle))

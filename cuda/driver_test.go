@@ -86,13 +86,13 @@ func (f *fake) leaks(t *testing.T) {
 
 var fakeParams = anchor.Params{Block: 8, Step: 4, Init: 4, Local: 4, Theta: 3, Tail: 5}
 
-// attendAll opens the device, attends with both planners, and closes it.
+// attendAll opens the device, attends with all planners, and closes it.
 func (f *fake) attendAll(t *testing.T) error {
 	d, err := open(f.path, 0)
 	if err != nil {
 		return err
 	}
-	for _, planner := range []anchor.Planner{anchor.Dense(), anchor.AnchorAttention(fakeParams)} {
+	for _, planner := range []anchor.Planner{anchor.Dense(), anchor.AnchorAttention(fakeParams), anchor.Auto(fakeParams)} {
 		s := newProblem(1, 4, 2, 100, 300, 48, anchor.BFloat16).sequence()
 		if _, err = anchor.Attend(t.Context(), anchor.Options{Planner: planner, Engine: d, Stripes: true}, s); err != nil {
 			break
@@ -134,8 +134,8 @@ func TestFakeDriver(t *testing.T) {
 	if err := f.attendAll(t); err != nil {
 		t.Fatal(err)
 	}
-	if n := f.call("fake_launches"); n != 6+2*5 {
-		t.Errorf("kernels started: %d; want 16", n)
+	if n := f.call("fake_launches"); n != 1+4+6+2*4 {
+		t.Errorf("kernels started: %d; want 19", n)
 	}
 }
 
@@ -190,7 +190,7 @@ func TestErrors(t *testing.T) {
 		planner    anchor.Planner
 		change     func(*anchor.Sequence)
 	}{
-		{"auto", "planner auto", anchor.Auto(anchor.DefaultParams()), nil},
+		{"planner", "planner streaming", anchor.StreamingLLM(anchor.DefaultStreamingParams()), nil},
 		{"F32", "element type is F32; want BF16 or F16", anchor.Dense(), func(s *anchor.Sequence) {
 			s.Q = anchor.FromFloat32(make([]float32, 10*64), 1, 10, 64)
 		}},
@@ -254,7 +254,7 @@ func TestPrepareErrors(t *testing.T) {
 		change func(opt *anchor.Options, s *Sequence)
 	}{
 		{"Planner is nil", func(opt *anchor.Options, s *Sequence) { opt.Planner = nil }},
-		{"planner auto is not for GPUs", func(opt *anchor.Options, s *Sequence) { opt.Planner = anchor.Auto(small) }},
+		{"planner streaming is not for GPUs", func(opt *anchor.Options, s *Sequence) { opt.Planner = anchor.StreamingLLM(anchor.DefaultStreamingParams()) }},
 		{"Params.Block is 0", func(opt *anchor.Options, s *Sequence) { opt.Planner = anchor.AnchorAttention(anchor.Params{}) }},
 		{"an audit", func(opt *anchor.Options, s *Sequence) { opt.AuditRows = 1 }},
 		{"Scale is -1; want ≥ 0", func(opt *anchor.Options, s *Sequence) { opt.Scale = &minus }},
@@ -276,7 +276,7 @@ func TestPrepareErrors(t *testing.T) {
 		{"want [2, 40, 64], as K", func(opt *anchor.Options, s *Sequence) { s.V.Rows = 39 }},
 		{"Q has 3 heads and K 2", func(opt *anchor.Options, s *Sequence) { s.Q.Heads = 3 }},
 		{"Q has 10 rows and K 9", func(opt *anchor.Options, s *Sequence) { s.K.Rows, s.V.Rows = 9, 9 }},
-		{"O is BF16", func(opt *anchor.Options, s *Sequence) { s.O.DType = anchor.BFloat16 }},
+		{"O is F16 of shape [4, 10, 64]; want F32 or BF16", func(opt *anchor.Options, s *Sequence) { s.O.DType = anchor.Float16 }},
 		{"LSE is F32 of shape [4, 9, 1]", func(opt *anchor.Options, s *Sequence) { s.LSE.Rows = 9 }},
 		{"Prompt is -1", func(opt *anchor.Options, s *Sequence) { s.Prompt = -1 }},
 		{"dim is 56; want one of", func(opt *anchor.Options, s *Sequence) { s.Q.Dim, s.K.Dim, s.V.Dim, s.O.Dim = 56, 56, 56, 56 }},

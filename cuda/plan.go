@@ -11,6 +11,7 @@ import (
 type plan struct {
 	shapes []anchor.Shape
 	params *anchor.Params // nil: dense
+	auto   bool           // dense where that is better
 
 	tiles  []tile  // the longest first
 	sparse []tile  // those of them that have stripes
@@ -22,11 +23,8 @@ type plan struct {
 	keys   int     // of all sequences
 }
 
-// Rows of a tile, and of one of the kernel anchors.
-const tileRows, windowRows = 128, 256
-
-func newPlan(params *anchor.Params, shapes ...anchor.Shape) *plan {
-	p := &plan{shapes: shapes, params: params, starts: []int{0}, before: []int64{0}}
+func newPlan(params *anchor.Params, auto bool, shapes ...anchor.Shape) *plan {
+	p := &plan{shapes: shapes, params: params, auto: auto, starts: []int{0}, before: []int64{0}}
 	var dense []tile
 	for i, s := range shapes {
 		dense = append(dense, p.cut(i, s)...)
@@ -62,7 +60,8 @@ func (p *plan) cut(sequence int, s anchor.Shape) (dense []tile) {
 		local := max(start-p.params.Local, 0)
 		init := min(p.params.Init, local)
 		g := group{bits: p.words, sequence: int32(sequence), start: int32(start), init: int32(init), local: int32(local)}
-		if from < to && init < local {
+		g.most = int32(most(init, local, start, size))
+		if from < to && init < local && !(p.auto && g.most == 0) {
 			g.from, g.to, g.words = int32(from), int32(to), int32((start+31)/32)
 			tiles(&p.sparse, tileRows, from, to, start, len(p.groups))
 			tiles(&p.window, windowRows, from, to, start, len(p.groups))
@@ -73,6 +72,14 @@ func (p *plan) cut(sequence int, s anchor.Shape) (dense []tile) {
 		p.words += int64(g.words)
 	}
 	return dense
+}
+
+// most returns how many candidates a group may keep before its rows had better see all keys. Times are those of a key that all rows
+// see: a gathered one takes 1.1, anchors take half of the window once more, and the search 1/32 of the candidates
+// (NOTES.md has what was measured at 8192).
+func most(init, local, start, size int) int {
+	candidates, window := float64(local-init), float64(init+start-local)+float64(size)/2
+	return max(int((candidates-candidates/32-window/2)/1.1), 0)
 }
 
 // causal counts the keys that the rows at positions [from, to) see, up to their own position, of those from start on.
@@ -92,10 +99,14 @@ func (p *plan) account(res *anchor.Result, counts []int32) {
 			if g.from == g.to {
 				continue
 			}
+			head.Groups++
 			seen := counts[h*len(p.groups)+i]
+			if seen < 0 {
+				head.DenseGroups++
+				continue
+			}
 			head.Pairs -= int64(g.to-g.from) * int64(g.start-seen)
 			head.Stripes += int64(seen - (g.init + g.start - g.local))
-			head.Groups++
 			block := int32(p.params.Block)
 			res.SearchPairs += int64((g.to-1)/block-g.from/block+1) * int64(g.local-g.init)
 		}
@@ -106,15 +117,15 @@ func (p *plan) account(res *anchor.Result, counts []int32) {
 	res.FLOPs = float64(p.shapes[0].Dim) * (4*float64(res.Pairs) + 2*float64(res.SearchPairs))
 }
 
-// stripes lists the stripes that bits name, by sequence.
-func (p *plan) stripes(bits []uint32) []anchor.StripeSet {
+// stripes lists the stripes that bits name, by sequence: none where a group's rows see all keys.
+func (p *plan) stripes(counts []int32, bits []uint32) []anchor.StripeSet {
 	var sets []anchor.StripeSet
 	for i, s := range p.shapes {
 		groups := p.groups[p.starts[i]:p.starts[i+1]]
 		set := anchor.StripeSet{Groups: len(groups), Offsets: make([]int64, 1, s.Heads*len(groups)+1)}
 		for h := range s.Heads {
-			for _, g := range groups {
-				if g.from < g.to {
+			for j, g := range groups {
+				if g.from < g.to && counts[h*len(p.groups)+p.starts[i]+j] >= 0 {
 					words := bits[int64(h)*p.words+g.bits:]
 					for j := g.init; j < g.local; j++ {
 						if words[j/32]>>(j%32)&1 != 0 {

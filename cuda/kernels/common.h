@@ -1,5 +1,5 @@
-// What CUDA's headers would give, and the instructions that C++ has no words for. No toolkit is needed: clang compiles
-// this to PTX by itself.
+// What CUDA's headers would give, and the instructions of all architectures that C++ has no words for. No toolkit is needed:
+// clang compiles this to PTX by itself.
 
 #pragma once
 
@@ -10,6 +10,7 @@ typedef unsigned long long u64;
 typedef long long i64;
 
 #define KERNEL(threads, blocks) extern "C" __attribute__((global, launch_bounds(threads, blocks))) void
+#define SHARED(kernel, bytes) extern "C" __attribute__((device, used)) const u32 kernel##_shared = bytes; // that a block needs
 #define DEVICE __attribute__((device, always_inline)) inline
 #define INLINE __attribute__((device, always_inline)) // of a lambda
 #define GLOBAL __attribute__((address_space(1))) // of what a pointer that was itself in memory points to
@@ -22,8 +23,6 @@ typedef long long i64;
 #define ELEMENT "bf16"
 #endif
 
-#include "wgmma.h"
-
 extern __attribute__((shared, aligned(1024))) u8 shared_memory[];
 
 constexpr u32 all = 0xffffffff;
@@ -31,8 +30,8 @@ constexpr u32 all = 0xffffffff;
 DEVICE u32 thread() { return __nvvm_read_ptx_sreg_tid_x(); }
 DEVICE u32 block() { return __nvvm_read_ptx_sreg_ctaid_x(); }
 DEVICE u32 grid() { return __nvvm_read_ptx_sreg_nctaid_x(); }
-DEVICE int least(int a, int b) { return a < b ? a : b; }
-DEVICE int most(int a, int b) { return a > b ? a : b; }
+DEVICE constexpr int least(int a, int b) { return a < b ? a : b; }
+DEVICE constexpr int most(int a, int b) { return a > b ? a : b; }
 
 DEVICE void sync() { asm volatile("bar.sync 0;" ::: "memory"); }
 DEVICE void sync_warp() { asm volatile("bar.warp.sync 0xffffffff;" ::: "memory"); }
@@ -52,6 +51,15 @@ DEVICE int add_all(int x) {
 DEVICE u32 count_up(u32 *x) {
 	u32 y;
 	asm volatile("atom.global.add.u32 %0, [%1], 1;" : "=r"(y) : "l"(x) : "memory");
+	return y;
+}
+
+DEVICE void add(int *x, int n) { asm volatile("red.global.add.s32 [%0], %1;" ::"l"(x), "r"(n) : "memory"); }
+
+// or_all sets bits of the word at x and returns what it was.
+DEVICE u32 or_all(u32 *x, u32 bits) {
+	u32 y;
+	asm volatile("atom.global.or.b32 %0, [%1], %2;" : "=r"(y) : "l"(x), "r"(bits) : "memory");
 	return y;
 }
 
@@ -105,6 +113,12 @@ DEVICE float high(u32 x) {
 #endif
 }
 
+// product adds that of 16 rows and 8 columns over 16 numbers to d: see the instruction for which of them a lane holds.
+DEVICE void product(float *d, const u32 *a, const u32 *b) {
+	asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." ELEMENT "." ELEMENT ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+		: "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
 // address returns the shared address of p.
 DEVICE u32 address(void *p) { return (u32)(u64)(__attribute__((address_space(3))) u8 *)p; }
 
@@ -116,48 +130,3 @@ DEVICE void copy16(u32 to, Bytes from) {
 }
 DEVICE void copies_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int n> DEVICE void copies_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(n) : "memory"); }
-
-// Barriers in shared memory: threads arrive, others wait for the end of a phase, whose parity they know.
-DEVICE void barrier_init(u32 barrier, int arrivals) {
-	asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
-}
-DEVICE void barriers_ready() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
-DEVICE void barrier_arrive(u32 barrier) {
-	asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
-}
-// barrier_arrive_copied arrives when all copies that this thread has started are done.
-DEVICE void barrier_arrive_copied(u32 barrier) {
-	asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
-}
-DEVICE void barrier_wait(u32 barrier, int parity) {
-	u32 done;
-	do {
-		asm volatile("{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}"
-			: "=r"(done) : "r"(barrier), "r"(parity) : "memory");
-	} while (!done);
-}
-
-// Tensor cores read shared memory by a way of their own: what ordinary stores and copies put there they see after this.
-DEVICE void fence_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
-
-DEVICE void products_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-DEVICE void products_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-template <int n> DEVICE void products_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(n) : "memory"); }
-
-// pin keeps the compiler from moving uses of registers over this point: it does not know that products end later than
-// where they are written.
-template <int n> DEVICE void pin(float *x) {
-	UNROLL for (int i = 0; i < n; i++) asm volatile("" : "+f"(x[i])::"memory");
-}
-template <int n> DEVICE void pin(u32 *x) {
-	UNROLL for (int i = 0; i < n; i++) asm volatile("" : "+r"(x[i])::"memory");
-}
-
-// descriptor describes a matrix in shared memory, cut into pieces of 64 columns whose rows of 128 bytes follow one
-// another, swizzled: 16 bytes at column c of row r lie at c ^ (r mod 8). Pieces lie the given bytes apart.
-DEVICE u64 descriptor(u32 address, u32 pieces) {
-	return (u64)((address & 0x3ffff) >> 4) | (u64)((pieces & 0x3ffff) >> 4) << 16 | (u64)(1024 >> 4) << 32 | (u64)1 << 62;
-}
-
-template <int a> DEVICE void registers_set() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(a)); }
-template <int a> DEVICE void registers_give() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(a)); }
