@@ -44,38 +44,89 @@ func Benchmark(b *testing.B) {
 		{32, 8, 128, 8192}, {32, 8, 128, 16384}, {32, 8, 128, 32768}, {32, 8, 128, 65536}, {32, 8, 128, 131072}, {16, 4, 256, 16384},
 	} {
 		b.Run(fmt.Sprintf("%d/%d", c.dim, c.n), func(b *testing.B) {
-			var s Sequence
-			for i, t := range []*Tensor{&s.Q, &s.K, &s.V} {
-				heads := c.kvHeads
-				if i == 0 {
-					heads = c.heads
-				}
-				data := make([]uint16, heads*c.n*c.dim)
-				fill(data, uint64(i+1))
-				*t = alloc(b, d, anchor.BFloat16, heads, c.n, c.dim)
-				if err := Write(t.Memory, 0, data); err != nil {
-					b.Fatal(err)
-				}
-			}
-			s.O = alloc(b, d, anchor.Float32, c.heads, c.n, c.dim)
+			s := prefill(b, d, c.heads, c.kvHeads, c.n, c.dim)
 			for _, x := range []struct {
 				name    string
 				planner anchor.Planner
-			}{{"dense", anchor.Dense()}, {"anchor", anchor.AnchorAttention(params)}, {"all", anchor.AnchorAttention(everything)}} {
+			}{{"dense", anchor.Dense()}, {"anchor", anchor.AnchorAttention(params)}, {"all", anchor.AnchorAttention(everything)},
+				{"auto", anchor.Auto(params)}, {"auto-all", anchor.Auto(everything)}} {
 				b.Run(x.name, func(b *testing.B) { measure(b, d, x.planner, s) })
 			}
 		})
 	}
 }
 
+// prefill returns a sequence of nearly normal numbers that attends to itself.
+func prefill(b *testing.B, d *Device, heads, kvHeads, n, dim int) Sequence {
+	var s Sequence
+	for i, t := range []*Tensor{&s.Q, &s.K, &s.V} {
+		h := kvHeads
+		if i == 0 {
+			h = heads
+		}
+		data := make([]uint16, h*n*dim)
+		fill(data, uint64(i+1))
+		*t = alloc(b, d, anchor.BFloat16, h, n, dim)
+		if err := Write(t.Memory, 0, data); err != nil {
+			b.Fatal(err)
+		}
+	}
+	s.O = alloc(b, d, anchor.BFloat16, heads, n, dim)
+	return s
+}
+
+// BenchmarkDensities measures what auto costs beside dense attention, whatever theta keeps: 8192 tokens, heads and dim as in
+// Benchmark. x-dense is the median of the ratios of 21 rounds, in each of which both had a turn.
+func BenchmarkDensities(b *testing.B) {
+	d := device(b)
+	s := prefill(b, d, 32, 8, 8192, 128)
+	dense, err := d.Prepare(anchor.Options{Planner: anchor.Dense()}, s)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer dense.Close()
+	for _, theta := range []float64{2, 2.7, 2.8, 2.85, 2.9, 2.95, 3, 3.05, 3.1, 3.2, 4, math.Inf(1)} {
+		params := anchor.DefaultParams()
+		params.Theta = theta
+		for _, planner := range []anchor.Planner{anchor.AnchorAttention(params), anchor.Auto(params)} {
+			b.Run(fmt.Sprintf("%s/%v", planner.Name(), theta), func(b *testing.B) {
+				c, err := d.Prepare(anchor.Options{Planner: planner}, s)
+				if err != nil {
+					b.Fatal(err)
+				}
+				defer c.Close()
+				for b.Loop() {
+					var ratios []float64
+					for range 22 {
+						var times [2]float64
+						for i, c := range []*Call{dense, c} {
+							if times[i], err = d.Time(c.Start); err != nil {
+								b.Fatal(err)
+							}
+						}
+						ratios = append(ratios, times[1]/times[0])
+					}
+					ratios = ratios[1:]
+					slices.Sort(ratios)
+					b.ReportMetric(ratios[len(ratios)/2], "x-dense")
+				}
+				res, err := c.Result()
+				if err != nil {
+					b.Fatal(err)
+				}
+				b.ReportMetric(0, "ns/op")
+				b.ReportMetric(100*res.Density(), "%density")
+				b.ReportMetric(100*res.DenseShare(), "%groups-dense")
+			})
+		}
+	}
+}
+
 // alloc returns a contiguous tensor in new memory.
 func alloc(t testing.TB, d *Device, dtype anchor.DType, heads, rows, dim int) Tensor {
 	t.Helper()
-	size := 2
-	if dtype == anchor.Float32 {
-		size = 4
-	}
-	m, err := d.Alloc(size * heads * rows * dim)
+	t0 := Tensor{DType: dtype}
+	m, err := d.Alloc(t0.size() * heads * rows * dim)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -259,3 +259,91 @@ func testCalls(t *testing.T, d *Device, dtype anchor.DType, dim int) {
 		}
 	}
 }
+
+// Under Auto every head of a group has the bits of dense attention or those of AnchorAttention, by what is counted as dense; theta
+// decides at its ends.
+func TestAuto(t *testing.T) {
+	d := device(t)
+	for _, dim := range dims {
+		const heads, n = 4, 4096
+		p := newProblem(uint64(dim), heads, 2, n, n, dim, anchor.BFloat16)
+		params := anchor.Params{Block: 64, Step: 8, Init: 64, Local: 64, Tail: 100}
+		size := params.Block * params.Step
+		run := func(planner anchor.Planner) ([]float32, *anchor.Result) {
+			s := p.sequence()
+			res := mustAttend(t, anchor.Options{Planner: planner, Engine: d, Stripes: true}, s)
+			return values(s.O), res
+		}
+		dense, _ := run(anchor.Dense())
+		mixed := false
+		for _, theta := range []float64{math.Inf(-1), 2, 4, 6, 8, 10, 12, 14, math.Inf(1)} {
+			params.Theta = theta
+			sparse, whole := run(anchor.AnchorAttention(params))
+			auto, res := run(anchor.Auto(params))
+			for h := range heads {
+				count, groups := int64(0), int64(0)
+				for from := size; from < n-params.Tail; from += size {
+					at, end := (h*n+from)*dim, (h*n+min(from+size, n-params.Tail))*dim
+					same, all := slices.Equal(auto[at:end], sparse[at:end]), slices.Equal(auto[at:end], dense[at:end])
+					if groups++; all && !same {
+						count++
+					}
+					if !same && !all {
+						t.Errorf("dim %d, theta %v, head %d, group from %d: neither dense nor sparse", dim, theta, h, from)
+					}
+				}
+				got := res.Heads[h]
+				// A first group whose window is nearly all is not even looked into.
+				if got.DenseGroups > count || got.Groups > groups || count-got.DenseGroups > groups-got.Groups {
+					t.Errorf("dim %d, theta %v, head %d: %d of %d groups are dense; counted %d of %d", dim, theta, h, count, groups, got.DenseGroups, got.Groups)
+				}
+			}
+			share := res.DenseShare()
+			mixed = mixed || share > 0 && share < 1
+			if theta < 0 && share != 0 || theta > 1e9 && share != 1 || res.Density() < whole.Density() {
+				t.Errorf("dim %d, theta %v: %v of groups dense, density %v of %v", dim, theta, share, res.Density(), whole.Density())
+			}
+			if n := int64(len(res.StripeSets[0].Indices)); n != res.Stripes {
+				t.Errorf("dim %d, theta %v: %d stripes listed, %d counted", dim, theta, n, res.Stripes)
+			}
+			t.Logf("dim %d, theta %v: density %.3f, auto %.3f, dense groups %.2f", dim, theta, whole.Density(), res.Density(), share)
+		}
+		if !mixed {
+			t.Errorf("dim %d: at no theta are some groups dense and others not", dim)
+		}
+	}
+}
+
+// Outputs in 16 bits are those in single precision, rounded.
+func TestNarrowOutputs(t *testing.T) {
+	d := device(t)
+	for _, dtype := range []anchor.DType{anchor.BFloat16, anchor.Float16} {
+		for _, dim := range dims {
+			p := newProblem(uint64(dim), 4, 2, 300, 700, dim, dtype)
+			s := p.mustResident(t, d, 16)
+			c := mustPrepare(t, d, anchor.AnchorAttention(small), s)
+			if err := c.Start(); err != nil {
+				t.Fatal(err)
+			}
+			want, _ := read(t, s)
+			s.O = alloc(t, d, dtype, 4, 300, dim)
+			got := make([]uint16, len(want))
+			for i := range got {
+				got[i] = 0x7fff // NaN
+			}
+			if err := Write(s.O.Memory, 0, got); err != nil {
+				t.Fatal(err)
+			}
+			c = mustPrepare(t, d, anchor.AnchorAttention(small), s)
+			if err := c.Start(); err != nil {
+				t.Fatal(err)
+			}
+			if err := Read(s.O.Memory, 0, got); err != nil {
+				t.Fatal(err)
+			}
+			if !slices.Equal(got, narrow(want, dtype)) {
+				t.Errorf("%v, dim %d: outputs differ by %g", dtype, dim, distance(widen(got, dtype), want))
+			}
+		}
+	}
+}

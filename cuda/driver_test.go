@@ -254,7 +254,9 @@ func TestPrepareErrors(t *testing.T) {
 		change func(opt *anchor.Options, s *Sequence)
 	}{
 		{"Planner is nil", func(opt *anchor.Options, s *Sequence) { opt.Planner = nil }},
-		{"planner streaming is not for GPUs", func(opt *anchor.Options, s *Sequence) { opt.Planner = anchor.StreamingLLM(anchor.DefaultStreamingParams()) }},
+		{"planner streaming is not for GPUs", func(opt *anchor.Options, s *Sequence) {
+			opt.Planner = anchor.StreamingLLM(anchor.DefaultStreamingParams())
+		}},
 		{"Params.Block is 0", func(opt *anchor.Options, s *Sequence) { opt.Planner = anchor.AnchorAttention(anchor.Params{}) }},
 		{"an audit", func(opt *anchor.Options, s *Sequence) { opt.AuditRows = 1 }},
 		{"Scale is -1; want ≥ 0", func(opt *anchor.Options, s *Sequence) { opt.Scale = &minus }},

@@ -48,7 +48,9 @@ var (
 	dims  = []int{64, 96, 128, 256}
 )
 
-func ptx(kind string, dim int, arch string) string { return fmt.Sprintf("ptx/%s_%d.%s.ptx", kind, dim, arch) }
+func ptx(kind string, dim int, arch string) string {
+	return fmt.Sprintf("ptx/%s_%d.%s.ptx", kind, dim, arch)
+}
 
 func compile(clang string) {
 	limit := make(chan struct{}, runtime.NumCPU())
