@@ -9,17 +9,18 @@ type args struct {
 	groups             uint64
 	anchors            uint64
 	pool               uint64
-	means              uint64
 	bits               uint64
 	counts             uint64
 	tally              uint64
+	tops               uint64
 	rows, words        int64
 	qStep, kvStep      uint32
 	oStep, lseStep     uint32
 	pageShift          int32
 	heads, shared      int32
 	tileCount, section int32
-	groupCount, chunks int32
+	groupCount         int32
+	chunks, chunk      int32
 	block, step        int32
 	scale, theta       float32
 	narrow             int32
@@ -62,7 +63,9 @@ const (
 	tallies      = 4
 	tileRows     = 128
 	windowRows   = 256
-	searchKeys   = 2048
+	surveyRows   = 64
+	surveyParts  = 8
+	surveyHeads  = 2
 )
 
 // The kernels, by number.
@@ -83,34 +86,34 @@ var launches = map[string]map[int][len(kernelNames)]launch{
 		64: {
 			anchors: {threads: 384, blocks: 1, shared: 82200},
 			attend:  {threads: 384, blocks: 1, shared: 131456},
-			pool:    {threads: 256, blocks: 1, shared: 8320},
-			sample:  {threads: 128, blocks: 1, shared: 16},
+			pool:    {threads: 256, blocks: 3, shared: 8192},
+			sample:  {threads: 512, blocks: 1, shared: 520},
 			search:  {threads: 128, blocks: 1, shared: 49152},
-			survey:  {threads: 256, blocks: 2, shared: 8320},
+			survey:  {threads: 256, blocks: 3, shared: 8192},
 		},
 		96: {
 			anchors: {threads: 384, blocks: 1, shared: 164120},
 			attend:  {threads: 384, blocks: 1, shared: 229760},
-			pool:    {threads: 256, blocks: 1, shared: 8148},
-			sample:  {threads: 128, blocks: 1, shared: 16},
+			pool:    {threads: 256, blocks: 3, shared: 8064},
+			sample:  {threads: 512, blocks: 1, shared: 520},
 			search:  {threads: 128, blocks: 1, shared: 98304},
-			survey:  {threads: 256, blocks: 2, shared: 8148},
+			survey:  {threads: 256, blocks: 3, shared: 8064},
 		},
 		128: {
 			anchors: {threads: 384, blocks: 1, shared: 164120},
 			attend:  {threads: 384, blocks: 1, shared: 229760},
-			pool:    {threads: 256, blocks: 1, shared: 8256},
-			sample:  {threads: 128, blocks: 1, shared: 16},
+			pool:    {threads: 256, blocks: 3, shared: 8192},
+			sample:  {threads: 512, blocks: 1, shared: 520},
 			search:  {threads: 128, blocks: 1, shared: 98304},
-			survey:  {threads: 256, blocks: 2, shared: 8256},
+			survey:  {threads: 256, blocks: 3, shared: 8192},
 		},
 		256: {
 			anchors: {threads: 384, blocks: 1, shared: 229656},
 			attend:  {threads: 384, blocks: 1, shared: 229744},
-			pool:    {threads: 256, blocks: 1, shared: 8224},
-			sample:  {threads: 128, blocks: 1, shared: 16},
+			pool:    {threads: 256, blocks: 3, shared: 8192},
+			sample:  {threads: 512, blocks: 1, shared: 520},
 			search:  {threads: 128, blocks: 1, shared: 196608},
-			survey:  {threads: 256, blocks: 1, shared: 8224},
+			survey:  {threads: 256, blocks: 2, shared: 8192},
 		},
 	},
 }

@@ -237,28 +237,48 @@ func (c *Call) allocate(sequences []Sequence) (err error) {
 	}
 	a.counts = a.tally + tallyBytes
 	a.block, a.step, a.theta = int32(p.params.Block), int32(p.params.Step), float32(p.params.Theta)
-	for _, g := range p.groups {
-		a.chunks = max(a.chunks, (g.start+searchKeys-1)/searchKeys)
-	}
+	a.chunk, a.chunks = c.chunks()
 	if c.windowAt, err = store(c, p.window); err != nil {
 		return err
 	}
 	if a.groups, err = store(c, p.groups); err != nil {
 		return err
 	}
-	pooled := shape.Heads * len(p.groups) * p.params.Step
+	pooled, tops := shape.Heads*len(p.groups)*p.params.Step, 0
+	if p.auto {
+		tops = 4 * surveyParts * surveyRows * shape.Heads * len(p.groups)
+	}
 	for _, m := range []struct {
 		to    *uint64
 		bytes int
 	}{
-		{&a.anchors, 4 * shape.Heads * int(a.rows)}, {&a.pool, 2 * 2 * pooled * shape.Dim}, {&a.means, 4 * pooled},
-		{&a.bits, c.bitBytes()},
+		{&a.anchors, 4 * shape.Heads * int(a.rows)}, {&a.pool, 2 * 2 * pooled * shape.Dim},
+		{&a.bits, c.bitBytes()}, {&a.tops, tops},
 	} {
+		if m.bytes == 0 {
+			continue
+		}
 		if *m.to, err = c.alloc(m.bytes); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// pooledTiles is how many tiles the mean queries of a group are, of heads that share a KV head.
+func (c *Call) pooledTiles() int { return (int(c.args.shared*c.args.step) + 63) / 64 }
+
+// chunks returns how many keys the search does at a time, and how many times that is for the last group: as many keys as leave
+// eight pieces of work for every multiprocessor, in whole blocks of 128, but 512 at least.
+func (c *Call) chunks() (keys, n int32) {
+	var all, most int
+	for _, g := range c.plan.groups {
+		all += int(g.start)
+		most = max(most, int(g.start))
+	}
+	all *= int(c.args.heads/c.args.shared) * c.pooledTiles()
+	keys = int32(max(all/(8*c.device.processors)/128*128, 512))
+	return keys, (int32(most) + keys - 1) / keys
 }
 
 // bitBytes is the size of a bit for every head, group and key before it.
@@ -384,7 +404,8 @@ func (c *Call) start(mark func(anchor.Stage) error) error {
 	}
 	if n := len(p.window); n > 0 {
 		if p.auto {
-			if err := c.kernel(survey, lists*(1+int(a.step))); err != nil {
+			units := heads / int(a.shared) * ((int(a.shared) + surveyHeads - 1) / surveyHeads) * surveyParts * len(p.groups)
+			if err := c.kernel(survey, units+lists*int(a.step)); err != nil {
 				return err
 			}
 			if err := c.kernel(sample, lists); err != nil {
@@ -409,8 +430,7 @@ func (c *Call) start(mark func(anchor.Stage) error) error {
 				return err
 			}
 		}
-		parts := (int(a.shared*a.step) + 63) / 64
-		if err := c.kernel(search, heads/int(a.shared)*int(a.chunks)*len(p.groups)*parts); err != nil {
+		if err := c.kernel(search, heads/int(a.shared)*c.pooledTiles()*int(a.chunks)*len(p.groups)); err != nil {
 			return err
 		}
 		if err := mark(anchor.StageSearch); err != nil {

@@ -93,7 +93,7 @@ func (f *fake) attendAll(t *testing.T) error {
 		return err
 	}
 	for _, planner := range []anchor.Planner{anchor.Dense(), anchor.AnchorAttention(fakeParams), anchor.Auto(fakeParams)} {
-		s := newProblem(1, 4, 2, 100, 300, 48, anchor.BFloat16).sequence()
+		s := newProblem(1, 4, 2, 100, 800, 48, anchor.BFloat16).sequence()
 		if _, err = anchor.Attend(t.Context(), anchor.Options{Planner: planner, Engine: d, Stripes: true}, s); err != nil {
 			break
 		}

@@ -75,11 +75,11 @@ func (p *plan) cut(sequence int, s anchor.Shape) (dense []tile) {
 }
 
 // most returns how many candidates a group may keep before its rows had better see all keys. Times are those of a key that all rows
-// see: a gathered one takes 1.1, anchors take half of the window once more, and the search 1/32 of the candidates
-// (NOTES.md has what was measured at 8192).
+// see: a gathered one takes 1.1, anchors 0.6 of the window once more, the search 1/64 of the candidates, and what groups
+// with stripes take whatever they keep is that of 600 keys (NOTES.md has the measurements that this was fitted to).
 func most(init, local, start, size int) int {
 	candidates, window := float64(local-init), float64(init+start-local)+float64(size)/2
-	return max(int((candidates-candidates/32-window/2)/1.1), 0)
+	return max(int((candidates-candidates/64-0.6*window-600)/1.1), 0)
 }
 
 // causal counts the keys that the rows at positions [from, to) see, up to their own position, of those from start on.

@@ -40,10 +40,10 @@ struct Args {
 	const Group *groups;
 	float *anchors;    // [heads, rows]: each row's largest logit in its window
 	u16 *pool;         // [2, KV heads, groups, pooled, DIM]: mean queries, and what rounding them left
-	float *means;      // [KV heads, groups, pooled]: mean anchors
 	u32 *bits;         // by head and group: a bit for each key before the group
 	int *counts;       // [heads, groups]: how many bits are set; −1: the rows see all keys, and there are none
 	u32 *tally;        // see the numbers below
+	float *tops;       // [surveyParts, heads, groups, surveyRows]: each surveyed row's largest logit in a part of its window
 
 	i64 rows, words;   // of all sequences; of bits of a head
 	u32 qStep, kvStep;    // from one row to the next, in pieces of 16 bytes
@@ -52,11 +52,12 @@ struct Args {
 
 	int heads, shared;    // query heads, and how many share a KV head
 	int tileCount, section; // tiles of a head; query heads that are done together
-	int groupCount, chunks; // of all sequences; of searchKeys keys, before the last group of the longest
+	int groupCount;         // of all sequences
+	int chunks, chunk;      // that keys are searched in: how many before the last group of the longest sequence; their keys
 	int block, step;        // parameters
 	float scale, theta;
 	int narrow;   // outputs are elements
-	int surveyed; // counts tell already where rows see all keys, and mean queries are there
+	int surveyed; // counts tell already where rows see all keys
 };
 
 // What tally counts: tiles handed out beyond one for each block, by attend and by anchors; rows of the output that are not
@@ -69,8 +70,9 @@ constexpr int dim = DIM;
 constexpr int pieces = (dim + 63) / 64; // of 64 columns
 constexpr float log2e = 1.44269504088896340736f, ln2 = 0.69314718055994530942f, infinity = __builtin_inff();
 
-// Rows of a tile at most, and of one of the kernel anchors; keys that a block of the kernel search does.
-enum { tileRows = 128, windowRows = 256, searchKeys = 2048 };
+// Rows of a tile at most, and of one of the kernel anchors; rows of a group that are surveyed, in so many parts of their windows,
+// for so many heads that share a KV head at a time.
+enum { tileRows = 128, windowRows = 256, surveyRows = 64, surveyParts = 8, surveyHeads = 2 };
 
 // Pages tell where keys and values are.
 struct Pages {

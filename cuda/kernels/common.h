@@ -33,6 +33,9 @@ DEVICE u32 grid() { return __nvvm_read_ptx_sreg_nctaid_x(); }
 DEVICE constexpr int least(int a, int b) { return a < b ? a : b; }
 DEVICE constexpr int most(int a, int b) { return a > b ? a : b; }
 
+// address returns the shared address of p.
+DEVICE u32 address(void *p) { return (u32)(u64)(__attribute__((address_space(3))) u8 *)p; }
+
 DEVICE void sync() { asm volatile("bar.sync 0;" ::: "memory"); }
 DEVICE void sync_warp() { asm volatile("bar.warp.sync 0xffffffff;" ::: "memory"); }
 DEVICE void sync_named(int id, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
@@ -40,6 +43,9 @@ DEVICE void arrive_named(int id, int threads) { asm volatile("bar.arrive %0, %1;
 
 DEVICE float shuffle_xor(float x, int mask) { return __nvvm_shfl_sync_bfly_f32(all, x, mask, 31); }
 DEVICE u32 shuffle_xor(u32 x, int mask) { return __nvvm_shfl_sync_bfly_i32(all, x, mask, 31); }
+
+DEVICE float shuffle(float x, int lane) { return __nvvm_shfl_sync_idx_f32(all, x, lane, 31); }
+DEVICE u32 shuffle(u32 x, int lane) { return __nvvm_shfl_sync_idx_i32(all, x, lane, 31); }
 
 DEVICE int add_all(int x) {
 	int y;
@@ -55,6 +61,8 @@ DEVICE u32 count_up(u32 *x) {
 }
 
 DEVICE void add(int *x, int n) { asm volatile("red.global.add.s32 [%0], %1;" ::"l"(x), "r"(n) : "memory"); }
+
+DEVICE void add_shared(int *x, int n) { asm volatile("red.shared.add.s32 [%0], %1;" ::"r"(address(x)), "r"(n) : "memory"); }
 
 // or_all sets bits of the word at x and returns what it was.
 DEVICE u32 or_all(u32 *x, u32 bits) {
@@ -81,6 +89,11 @@ DEVICE float max(float x, float y) {
 DEVICE float exp2(float x) {
 	float y;
 	asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+	return y;
+}
+DEVICE float root(float x) {
+	float y;
+	asm("sqrt.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
 	return y;
 }
 DEVICE float log2(float x) {
@@ -118,9 +131,6 @@ DEVICE void product(float *d, const u32 *a, const u32 *b) {
 	asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." ELEMENT "." ELEMENT ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
 		: "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
-
-// address returns the shared address of p.
-DEVICE u32 address(void *p) { return (u32)(u64)(__attribute__((address_space(3))) u8 *)p; }
 
 typedef GLOBAL const u8 *Bytes;
 

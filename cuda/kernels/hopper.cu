@@ -602,7 +602,7 @@ KERNEL(384, 1) anchors(const Args a) {
 	}
 }
 // search scores keys against pooled queries and sets the bits of those that are kept, and of the window's keys before
-// the group. A block does 64 pooled queries of the heads that share a KV head, and searchKeys keys.
+// the group. A block does 64 pooled queries of the heads that share a KV head, and a chunk of keys.
 constexpr int searchDepth = 3, searchN = 128;
 constexpr int searchTile = pieces * searchN * 128; // bytes
 
@@ -619,7 +619,7 @@ KERNEL(128, 1) search(const Args a) {
 	unit /= a.groupCount;
 	const int chunk = unit % a.chunks, kvHead = unit / a.chunks;
 	const Group g = a.groups[group];
-	const int from = chunk * searchKeys, to = least(from + searchKeys, g.start);
+	const int from = chunk * a.chunk, to = least(from + a.chunk, g.start);
 	if (from >= to || g.from >= g.to || (a.surveyed && !sparse(a, group, kvHead, part * 64, 64))) return;
 
 	const int warp = thread() / 32, lane = thread() % 32;

@@ -79,7 +79,7 @@ struct Pooled {
 	const u16 *at[2]; // the rows' mean queries
 	i64 rest;         // and what rounding left, so many elements behind
 
-	// begin looks up the 16 rows from the given one on.
+	// begin looks up the 16 rows from the given one on, and computes their mean anchors.
 	DEVICE void begin(const Args &a, const Group &g, int group, int kvHead, int from, int lane) {
 		const int pooled = a.shared * a.step;
 		const i64 base = ((i64)kvHead * a.groupCount + group) * pooled;
@@ -89,8 +89,15 @@ struct Pooled {
 			int rowFrom = 0, rowTo = 0;
 			if (row < pooled) blockRows(a, g, row % a.step, rowFrom, rowTo);
 			head[r] = rowFrom < rowTo ? row / a.step : -1;
-			mean[r] = rowFrom < rowTo ? a.means[base + row] : 0;
 			at[r] = a.pool + (base + row) * dim;
+			// Each of a row's four lanes adds up a part of its anchors.
+			const Sequence &s = a.sequences[g.sequence];
+			const float *anchors = a.anchors + (kvHead * a.shared + row / a.step) * a.rows + s.before - s.first;
+			float sum = 0;
+			_Pragma("unroll 16") for (int i = rowFrom + lane % 4; i < rowTo; i += 4) sum += anchors[i];
+			sum += shuffle_xor(sum, 1);
+			sum += shuffle_xor(sum, 2);
+			mean[r] = head[r] >= 0 ? sum / (rowTo - rowFrom) : 0;
 		}
 		first = from / a.step;
 		last = least((from + 15) / a.step, a.shared - 1);
