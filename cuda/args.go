@@ -12,7 +12,7 @@ type args struct {
 	bits               uint64
 	counts             uint64
 	tally              uint64
-	tops               uint64
+	handed             uint64
 	rows, words        int64
 	qStep, kvStep      uint32
 	oStep, lseStep     uint32
@@ -23,8 +23,9 @@ type args struct {
 	chunks, chunk      int32
 	block, step        int32
 	scale, theta       float32
-	narrow             int32
+	survey             int32
 	surveyed           int32
+	narrow             int32
 }
 
 // Place is Sequence of kernels/call.h, which tells what is in it.
@@ -56,16 +57,14 @@ type group struct {
 
 // Numbers that kernels and program share: see kernels/call.h.
 const (
-	tallyAttend  = 0
-	tallyAnchors = 1
-	tallyOdd     = 2
-	tallySparse  = 3
-	tallies      = 4
+	tallyOdd     = 0
+	tallySparse  = 1
+	tallyAttend  = 2
+	tallyAnchors = 3
+	tallySurvey  = 4
+	tallies      = 5
 	tileRows     = 128
 	windowRows   = 256
-	surveyRows   = 64
-	surveyParts  = 8
-	surveyHeads  = 2
 )
 
 // The kernels, by number.
@@ -75,10 +74,9 @@ const (
 	pool    = 2
 	sample  = 3
 	search  = 4
-	survey  = 5
 )
 
-var kernelNames = [...]string{"anchors", "attend", "pool", "sample", "search", "survey"}
+var kernelNames = [...]string{"anchors", "attend", "pool", "sample", "search"}
 
 // Launches tell how kernels are started, by architecture, dim and number.
 var launches = map[string]map[int][len(kernelNames)]launch{
@@ -87,33 +85,29 @@ var launches = map[string]map[int][len(kernelNames)]launch{
 			anchors: {threads: 384, blocks: 1, shared: 82200},
 			attend:  {threads: 384, blocks: 1, shared: 131456},
 			pool:    {threads: 256, blocks: 3, shared: 8192},
-			sample:  {threads: 512, blocks: 1, shared: 520},
+			sample:  {threads: 512, blocks: 1, shared: 72},
 			search:  {threads: 128, blocks: 1, shared: 49152},
-			survey:  {threads: 256, blocks: 3, shared: 8192},
 		},
 		96: {
 			anchors: {threads: 384, blocks: 1, shared: 164120},
 			attend:  {threads: 384, blocks: 1, shared: 229760},
 			pool:    {threads: 256, blocks: 3, shared: 8064},
-			sample:  {threads: 512, blocks: 1, shared: 520},
+			sample:  {threads: 512, blocks: 1, shared: 72},
 			search:  {threads: 128, blocks: 1, shared: 98304},
-			survey:  {threads: 256, blocks: 3, shared: 8064},
 		},
 		128: {
 			anchors: {threads: 384, blocks: 1, shared: 164120},
 			attend:  {threads: 384, blocks: 1, shared: 229760},
 			pool:    {threads: 256, blocks: 3, shared: 8192},
-			sample:  {threads: 512, blocks: 1, shared: 520},
+			sample:  {threads: 512, blocks: 1, shared: 72},
 			search:  {threads: 128, blocks: 1, shared: 98304},
-			survey:  {threads: 256, blocks: 3, shared: 8192},
 		},
 		256: {
 			anchors: {threads: 384, blocks: 1, shared: 229656},
 			attend:  {threads: 384, blocks: 1, shared: 229744},
 			pool:    {threads: 256, blocks: 3, shared: 8192},
-			sample:  {threads: 512, blocks: 1, shared: 520},
+			sample:  {threads: 512, blocks: 1, shared: 72},
 			search:  {threads: 128, blocks: 1, shared: 196608},
-			survey:  {threads: 256, blocks: 2, shared: 8192},
 		},
 	},
 }

@@ -200,9 +200,6 @@ func (c *Call) allocate(sequences []Sequence) (err error) {
 	if s.O.DType != anchor.Float32 {
 		a.narrow = 1
 	}
-	if p.auto {
-		a.surveyed = 1
-	}
 	places := make([]place, len(sequences))
 	for i := range sequences {
 		s := &sequences[i]
@@ -238,26 +235,20 @@ func (c *Call) allocate(sequences []Sequence) (err error) {
 	a.counts = a.tally + tallyBytes
 	a.block, a.step, a.theta = int32(p.params.Block), int32(p.params.Step), float32(p.params.Theta)
 	a.chunk, a.chunks = c.chunks()
-	if c.windowAt, err = store(c, p.window); err != nil {
+	if c.windowAt, err = store(c, append(p.survey[:len(p.survey):len(p.survey)], p.window...)); err != nil {
 		return err
 	}
 	if a.groups, err = store(c, p.groups); err != nil {
 		return err
 	}
-	pooled, tops := shape.Heads*len(p.groups)*p.params.Step, 0
-	if p.auto {
-		tops = 4 * surveyParts * surveyRows * shape.Heads * len(p.groups)
-	}
+	pooled := shape.Heads * len(p.groups) * p.params.Step
 	for _, m := range []struct {
 		to    *uint64
 		bytes int
 	}{
 		{&a.anchors, 4 * shape.Heads * int(a.rows)}, {&a.pool, 2 * 2 * pooled * shape.Dim},
-		{&a.bits, c.bitBytes()}, {&a.tops, tops},
+		{&a.bits, c.bitBytes()},
 	} {
-		if m.bytes == 0 {
-			continue
-		}
 		if *m.to, err = c.alloc(m.bytes); err != nil {
 			return err
 		}
@@ -402,10 +393,18 @@ func (c *Call) start(mark func(anchor.Stage) error) error {
 	if err := c.clear(a.tally, tally); err != nil {
 		return err
 	}
-	if n := len(p.window); n > 0 {
+	if len(p.sparse) > 0 {
+		// Some blocks of each group, which tell whether the others are wanted, or all.
+		a.survey, a.surveyed = a.step, 0
 		if p.auto {
-			units := heads / int(a.shared) * ((int(a.shared) + surveyHeads - 1) / surveyHeads) * surveyParts * len(p.groups)
-			if err := c.kernel(survey, units+lists*int(a.step)); err != nil {
+			a.survey = int32(p.surveyed())
+			if err := c.tiles(anchors, c.windowAt, len(p.survey), tallySurvey); err != nil {
+				return err
+			}
+			if err := mark(anchor.StageWindow); err != nil {
+				return err
+			}
+			if err := c.kernel(pool, lists*int(a.survey)); err != nil {
 				return err
 			}
 			if err := c.kernel(sample, lists); err != nil {
@@ -414,16 +413,18 @@ func (c *Call) start(mark func(anchor.Stage) error) error {
 			if err := mark(anchor.StageSearch); err != nil {
 				return err
 			}
+			a.surveyed = 1
 		}
-		a.tiles, a.tileCount = c.windowAt, int32(n)
-		if err := c.persistent(anchors, n*heads); err != nil {
+		if err := c.tiles(anchors, c.windowAt+uint64(len(p.survey))*uint64(unsafe.Sizeof(tile{})), len(p.window), tallyAnchors); err != nil {
 			return err
 		}
 		if err := mark(anchor.StageWindow); err != nil {
 			return err
 		}
-		if err := c.kernel(pool, lists*int(a.step)); err != nil {
-			return err
+		if n := lists * int(a.step-a.survey*a.surveyed); n > 0 {
+			if err := c.kernel(pool, n); err != nil {
+				return err
+			}
 		}
 		if 16%a.step != 0 { // words are put together from several warps'
 			if err := c.clear(a.bits, c.bitBytes()); err != nil {
@@ -437,8 +438,7 @@ func (c *Call) start(mark func(anchor.Stage) error) error {
 			return err
 		}
 	}
-	a.tiles, a.tileCount = c.tilesAt, int32(len(p.tiles))
-	if err := c.persistent(attend, len(p.tiles)*heads); err != nil {
+	if err := c.tiles(attend, c.tilesAt, len(p.tiles), tallyAttend); err != nil {
 		return err
 	}
 	return mark(stage)
@@ -449,9 +449,14 @@ func (c *Call) clear(p uint64, bytes int) error {
 	return d.call("MemsetD8Async", d.f.MemsetD8Async, uintptr(p), 0, uintptr(bytes), c.device.stream)
 }
 
-// persistent starts a kernel whose blocks take pieces of work, so many in all, from a counter.
-func (c *Call) persistent(kernel, pieces int) error {
-	return c.kernel(kernel, min(pieces, c.device.processors*c.module.launch[kernel].blocks))
+// tiles starts a kernel whose blocks take tiles of all heads from a list, by the given counter.
+func (c *Call) tiles(kernel int, at uint64, n, counter int) error {
+	if n == 0 {
+		return nil
+	}
+	a := &c.args
+	a.tiles, a.tileCount, a.handed = at, int32(n), a.tally+4*uint64(counter)
+	return c.kernel(kernel, min(n*int(a.heads), c.device.processors*c.module.launch[kernel].blocks))
 }
 
 // kernel starts a kernel on the given number of blocks.

@@ -426,15 +426,15 @@ func TestArgsLayout(t *testing.T) {
 		t.Errorf("places, tiles and groups are %d, %d and %d bytes; want 104, 20 and 40", a, b, c)
 	}
 	var a args
-	if size := unsafe.Sizeof(a); size != 160 {
-		t.Errorf("args are %d bytes; want 160", size)
+	if size := unsafe.Sizeof(a); size != 168 {
+		t.Errorf("args are %d bytes; want 168", size)
 	}
 	text, err := ptx.ReadFile("ptx/bf16_128.sm_90a.ptx")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(string(text), "_param_0[160]") {
-		t.Error("the kernels' arguments are not 160 bytes")
+	if !strings.Contains(string(text), "_param_0[168]") {
+		t.Error("the kernels' arguments are not 168 bytes")
 	}
 }
 

@@ -134,8 +134,8 @@ func TestFakeDriver(t *testing.T) {
 	if err := f.attendAll(t); err != nil {
 		t.Fatal(err)
 	}
-	if n := f.call("fake_launches"); n != 1+4+6+2*4 {
-		t.Errorf("kernels started: %d; want 19", n)
+	if n := f.call("fake_launches"); n != 1+4+5+2*4 {
+		t.Errorf("kernels started: %d; want 18", n)
 	}
 }
 

@@ -15,7 +15,8 @@ type plan struct {
 
 	tiles  []tile  // the longest first
 	sparse []tile  // those of them that have stripes
-	window []tile  // the rows of sparse ones in tiles of windowRows
+	window []tile  // the rows of sparse ones in tiles of windowRows, but for those that are surveyed
+	survey []tile  // the rows by which it is found out whether a group had better be dense, under auto
 	groups []group // of all sequences in turn
 	starts []int   // where each sequence's groups begin among them, and how many there are
 	before []int64 // rows of the sequences before each, and of all
@@ -35,7 +36,9 @@ func newPlan(params *anchor.Params, auto bool, shapes ...anchor.Shape) *plan {
 	longest := func(a, b tile) int { return cmp.Compare(b.to, a.to) }
 	slices.SortStableFunc(dense, longest)
 	slices.SortStableFunc(p.sparse, longest)
-	slices.SortStableFunc(p.window, func(a, b tile) int { return cmp.Compare(b.to-b.start, a.to-a.start) })
+	for _, tiles := range [][]tile{p.window, p.survey} {
+		slices.SortStableFunc(tiles, func(a, b tile) int { return cmp.Compare(b.to-b.start, a.to-a.start) })
+	}
 	p.tiles = append(dense, p.sparse...)
 	return p
 }
@@ -64,7 +67,12 @@ func (p *plan) cut(sequence int, s anchor.Shape) (dense []tile) {
 		if from < to && init < local && !(p.auto && g.most == 0) {
 			g.from, g.to, g.words = int32(from), int32(to), int32((start+31)/32)
 			tiles(&p.sparse, tileRows, from, to, start, len(p.groups))
-			tiles(&p.window, windowRows, from, to, start, len(p.groups))
+			surveyed := from
+			if p.auto {
+				surveyed = min((from/p.params.Block+p.surveyed())*p.params.Block, to)
+				tiles(&p.survey, windowRows, from, surveyed, start, len(p.groups))
+			}
+			tiles(&p.window, windowRows, surveyed, to, start, len(p.groups))
 		} else {
 			tiles(&dense, tileRows, from, to, 0, -1)
 		}
@@ -73,6 +81,10 @@ func (p *plan) cut(sequence int, s anchor.Shape) (dense []tile) {
 	}
 	return dense
 }
+
+// surveyed returns how many blocks of a group are surveyed, under auto: those of its first 512 rows with stripes, where anchors
+// cost least since windows are shortest; they keep most, too, since anchors grow with windows.
+func (p *plan) surveyed() int { return min(max(512/p.params.Block, 1), 16, p.params.Step) }
 
 // most returns how many candidates a group may keep before its rows had better see all keys. Times are those of a key that all rows
 // see: a gathered one takes 1.1, anchors 0.6 of the window once more, the search 1/64 of the candidates, and what groups

@@ -43,7 +43,7 @@ struct Args {
 	u32 *bits;         // by head and group: a bit for each key before the group
 	int *counts;       // [heads, groups]: how many bits are set; −1: the rows see all keys, and there are none
 	u32 *tally;        // see the numbers below
-	float *tops;       // [surveyParts, heads, groups, surveyRows]: each surveyed row's largest logit in a part of its window
+	u32 *handed;       // tiles handed out beyond one for each block
 
 	i64 rows, words;   // of all sequences; of bits of a head
 	u32 qStep, kvStep;    // from one row to the next, in pieces of 16 bytes
@@ -56,23 +56,23 @@ struct Args {
 	int chunks, chunk;      // that keys are searched in: how many before the last group of the longest sequence; their keys
 	int block, step;        // parameters
 	float scale, theta;
+	int survey;   // blocks of a group by which it is found out whether its rows had better see all keys
+	int surveyed; // whether that has been done: counts tell
 	int narrow;   // outputs are elements
-	int surveyed; // counts tell already where rows see all keys
 };
 
-// What tally counts: tiles handed out beyond one for each block, by attend and by anchors; rows of the output that are not
-// finite; heads of groups that have bits, where that was surveyed.
-enum { tallyAttend = 0, tallyAnchors = 1, tallyOdd = 2, tallySparse = 3, tallies = 4 };
+// What tally counts: rows of the output that are not finite; heads of groups that have bits, where that was surveyed. Then come
+// what kernels have handed out: attend, anchors, and anchors of the blocks that are surveyed.
+enum { tallyOdd = 0, tallySparse = 1, tallyAttend = 2, tallyAnchors = 3, tallySurvey = 4, tallies = 5 };
 
-static_assert(sizeof(Sequence) == 104 && sizeof(Tile) == 20 && sizeof(Group) == 40 && sizeof(Args) == 160, "as in plan.go");
+static_assert(sizeof(Sequence) == 104 && sizeof(Tile) == 20 && sizeof(Group) == 40 && sizeof(Args) == 168, "as in plan.go");
 
 constexpr int dim = DIM;
 constexpr int pieces = (dim + 63) / 64; // of 64 columns
 constexpr float log2e = 1.44269504088896340736f, ln2 = 0.69314718055994530942f, infinity = __builtin_inff();
 
-// Rows of a tile at most, and of one of the kernel anchors; rows of a group that are surveyed, in so many parts of their windows,
-// for so many heads that share a KV head at a time.
-enum { tileRows = 128, windowRows = 256, surveyRows = 64, surveyParts = 8, surveyHeads = 2 };
+// Rows of a tile at most, and of one of the kernel anchors.
+enum { tileRows = 128, windowRows = 256 };
 
 // Pages tell where keys and values are.
 struct Pages {
@@ -154,7 +154,7 @@ DEVICE void ready(const Args &a, u32 work, Window &w) {
 	for (;;) {
 		if (!visit(a, work, t, head)) return;
 		if (a.counts[head * a.groupCount + t.group] >= 0) break;
-		work = count_up(a.tally + tallyAnchors) + grid();
+		work = count_up(a.handed) + grid();
 	}
 	const Sequence &s = a.sequences[t.sequence];
 	const Group &g = a.groups[t.group];
@@ -166,6 +166,9 @@ DEVICE void ready(const Args &a, u32 work, Window &w) {
 	w.pages = s.pages;
 	w.anchors = (GLOBAL float *)a.anchors + head * a.rows + s.before + row;
 }
+
+// visited returns the i-th block of a group to be looked at: those that have rows come first.
+DEVICE int visited(const Args &a, const Group &g, int i) { return ((g.from - g.start) / a.block + i) % a.step; }
 
 // blockRows finds the rows [from, to) of a group's block b that take part in the search.
 DEVICE void blockRows(const Args &a, const Group &g, int b, int &from, int &to) {

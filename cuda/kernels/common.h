@@ -44,13 +44,15 @@ DEVICE void arrive_named(int id, int threads) { asm volatile("bar.arrive %0, %1;
 DEVICE float shuffle_xor(float x, int mask) { return __nvvm_shfl_sync_bfly_f32(all, x, mask, 31); }
 DEVICE u32 shuffle_xor(u32 x, int mask) { return __nvvm_shfl_sync_bfly_i32(all, x, mask, 31); }
 
-DEVICE float shuffle(float x, int lane) { return __nvvm_shfl_sync_idx_f32(all, x, lane, 31); }
-DEVICE u32 shuffle(u32 x, int lane) { return __nvvm_shfl_sync_idx_i32(all, x, lane, 31); }
-
 DEVICE int add_all(int x) {
 	int y;
 	asm volatile("redux.sync.add.s32 %0, %1, 0xffffffff;" : "=r"(y) : "r"(x));
 	return y;
+}
+
+DEVICE float add_all(float x) {
+	UNROLL for (int d = 1; d < 32; d *= 2) x += shuffle_xor(x, d);
+	return x;
 }
 
 // count_up returns the number at x and adds one to it.
@@ -89,11 +91,6 @@ DEVICE float max(float x, float y) {
 DEVICE float exp2(float x) {
 	float y;
 	asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-	return y;
-}
-DEVICE float root(float x) {
-	float y;
-	asm("sqrt.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
 	return y;
 }
 DEVICE float log2(float x) {

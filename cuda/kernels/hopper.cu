@@ -353,7 +353,7 @@ KERNEL(384, 1) attend(const Args a) {
 					keys.advance();
 				}
 				// What comes next is looked up while the first blocks are on their way. works are those after this piece.
-				if (b == least(2, blocks) && thread() == 0) next = count_up(a.tally) + grid();
+				if (b == least(2, blocks) && thread() == 0) next = count_up(a.handed) + grid();
 				if (b == least(4, blocks)) {
 					if (thread() == 0) {
 						ready(a, next, works.room(1));
@@ -533,7 +533,7 @@ KERNEL(384, 1) anchors(const Args a) {
 				}
 				barrier_arrive_copied(keysFull + 8 * keys.stage);
 				keys.advance();
-				if (b == 0 && thread() == 0) next = count_up(a.tally + 1) + grid();
+				if (b == 0 && thread() == 0) next = count_up(a.handed) + grid();
 				if (b == least(2, blocks - 1)) {
 					if (thread() == 0) {
 						ready(a, next, windows.room(0));
