@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math"
 	"math/bits"
-	"runtime"
 	"unsafe"
 
 	"github.com/anchorattention/anchor"
@@ -97,6 +96,7 @@ type Call struct {
 	memory            []uint64 // on the device
 	tilesAt, windowAt uint64   // where the plan's tiles are there
 	started           bool
+	follows           bool // what is started next follows a kernel of the call
 }
 
 // Prepare plans a call and allocates its memory. Of opt, Planner and Scale count; nothing else may be asked for. The tensors'
@@ -446,6 +446,7 @@ func (c *Call) start(mark func(anchor.Stage) error) error {
 
 func (c *Call) clear(p uint64, bytes int) error {
 	d := c.device.driver
+	c.follows = false
 	return d.call("MemsetD8Async", d.f.MemsetD8Async, uintptr(p), 0, uintptr(bytes), c.device.stream)
 }
 
@@ -464,14 +465,13 @@ func (c *Call) kernel(kernel, blocks int) error {
 	if blocks > math.MaxInt32 {
 		return fmt.Errorf("kernel %s: %d blocks; the device can count to %d", kernelNames[kernel], blocks, math.MaxInt32)
 	}
-	d := c.device.driver
-	args := []unsafe.Pointer{unsafe.Pointer(&c.args)} // read before the call returns
-	err := d.call("LaunchKernel", d.f.LaunchKernel, c.module.kernel[kernel], uintptr(blocks), 1, 1, uintptr(c.module.launch[kernel].threads), 1, 1,
-		uintptr(c.module.launch[kernel].shared), c.device.stream, uintptr(unsafe.Pointer(&args[0])), 0)
-	runtime.KeepAlive(args)
+	l := c.module.launch[kernel]
+	config := launchConfig{grid: [3]uint32{uint32(blocks), 1, 1}, block: [3]uint32{uint32(l.threads), 1, 1}, shared: uint32(l.shared), stream: c.device.stream}
+	err := c.device.driver.launch(c.module.kernel[kernel], config, unsafe.Pointer(&c.args), l.waits && c.follows)
 	if err != nil {
 		return fmt.Errorf("kernel %s: %w", kernelNames[kernel], err)
 	}
+	c.follows = true
 	return nil
 }
 

@@ -52,9 +52,10 @@ type module struct {
 
 // A launch is how a kernel is started.
 type launch struct {
-	threads int // of a block
-	blocks  int // that a multiprocessor holds
-	shared  int // bytes of a block
+	threads int  // of a block
+	blocks  int  // that a multiprocessor holds
+	shared  int  // bytes of a block
+	waits   bool // itself for the kernel before it
 }
 
 // Open loads the driver and prepares the device of the given number, from 0 on. Close it.

@@ -24,7 +24,7 @@ type functions struct {
 	CtxPushCurrent, CtxPopCurrent                                uintptr `version:"_v2"`
 
 	ModuleLoadDataEx, ModuleUnload, ModuleGetFunction, FuncSetAttribute uintptr
-	LaunchKernel                                                        uintptr
+	LaunchKernelEx                                                      uintptr
 
 	MemGetInfo, MemAlloc, MemFree, MemcpyHtoD, MemcpyDtoH uintptr `version:"_v2"`
 	MemsetD8Async                                         uintptr
@@ -119,6 +119,37 @@ func (d *driver) inContext(context uintptr, f func() error) (err error) {
 		err = errors.Join(err, d.call("CtxPopCurrent", d.f.CtxPopCurrent, uintptr(unsafe.Pointer(new(uintptr)))))
 	}()
 	return f()
+}
+
+// A launchConfig is CUlaunchConfig.
+type launchConfig struct {
+	grid, block [3]uint32
+	shared      uint32
+	stream      uintptr
+	attributes  *launchAttribute
+	count       uint32 // of attributes
+}
+
+// A launchAttribute is CUlaunchAttribute, of those that are a number.
+type launchAttribute struct {
+	id    uint32
+	_     uint32
+	value uint32
+	_     [60]byte
+}
+
+// launch starts a kernel with the one argument, which is read before it returns. If the kernel waits itself for the one before it,
+// which is the last that was started, it can be brought to the multiprocessors meanwhile.
+func (d *driver) launch(kernel uintptr, c launchConfig, argument unsafe.Pointer, waits bool) error {
+	const programmaticSerialization = 6 // CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+	if waits {
+		c.attributes, c.count = &launchAttribute{id: programmaticSerialization, value: 1}, 1
+	}
+	config, args := &c, []unsafe.Pointer{argument}
+	err := d.call("LaunchKernelEx", d.f.LaunchKernelEx, uintptr(unsafe.Pointer(config)), kernel, uintptr(unsafe.Pointer(&args[0])), 0)
+	runtime.KeepAlive(config)
+	runtime.KeepAlive(args)
+	return err
 }
 
 // module compiles PTX for the device. The error holds what the driver's compiler says.

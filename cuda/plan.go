@@ -13,8 +13,8 @@ type plan struct {
 	params *anchor.Params // nil: dense
 	auto   bool           // dense where that is better
 
-	tiles  []tile  // the longest first
-	sparse []tile  // those of them that have stripes
+	tiles  []tile  // the last ones first: they are the longest, or may be
+	sparse []tile  // those of them that have stripes, in any order
 	window []tile  // the rows of sparse ones in tiles of windowRows, but for those that are surveyed
 	survey []tile  // the rows by which it is found out whether a group had better be dense, under auto
 	groups []group // of all sequences in turn
@@ -33,13 +33,11 @@ func newPlan(params *anchor.Params, auto bool, shapes ...anchor.Shape) *plan {
 		p.before = append(p.before, p.before[i]+int64(s.Queries))
 		p.keys += s.Keys
 	}
-	longest := func(a, b tile) int { return cmp.Compare(b.to, a.to) }
-	slices.SortStableFunc(dense, longest)
-	slices.SortStableFunc(p.sparse, longest)
 	for _, tiles := range [][]tile{p.window, p.survey} {
 		slices.SortStableFunc(tiles, func(a, b tile) int { return cmp.Compare(b.to-b.start, a.to-a.start) })
 	}
 	p.tiles = append(dense, p.sparse...)
+	slices.SortStableFunc(p.tiles, func(a, b tile) int { return cmp.Compare(b.to, a.to) })
 	return p
 }
 
@@ -82,9 +80,9 @@ func (p *plan) cut(sequence int, s anchor.Shape) (dense []tile) {
 	return dense
 }
 
-// surveyed returns how many blocks of a group are surveyed, under auto: those of its first 512 rows with stripes, where anchors
+// surveyed returns how many blocks of a group are surveyed, under auto: those of its first 256 rows with stripes, where anchors
 // cost least since windows are shortest; they keep most, too, since anchors grow with windows.
-func (p *plan) surveyed() int { return min(max(512/p.params.Block, 1), 16, p.params.Step) }
+func (p *plan) surveyed() int { return min(max(256/p.params.Block, 1), 16, p.params.Step) }
 
 // most returns how many candidates a group may keep before its rows had better see all keys. Times are those of a key that all rows
 // see: a gathered one takes 1.1, anchors 0.6 of the window once more, the search 1/64 of the candidates, and what groups

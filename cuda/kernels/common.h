@@ -36,6 +36,14 @@ DEVICE constexpr int most(int a, int b) { return a > b ? a : b; }
 // address returns the shared address of p.
 DEVICE u32 address(void *p) { return (u32)(u64)(__attribute__((address_space(3))) u8 *)p; }
 
+// begin begins a kernel: the next one may be made ready, and what came before is waited for. Kernels of architectures that cannot
+// are started when all before is done.
+DEVICE void begin() {
+#if __CUDA_ARCH__ >= 900
+	asm volatile("griddepcontrol.launch_dependents;\ngriddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 DEVICE void sync() { asm volatile("bar.sync 0;" ::: "memory"); }
 DEVICE void sync_warp() { asm volatile("bar.warp.sync 0xffffffff;" ::: "memory"); }
 DEVICE void sync_named(int id, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }

@@ -131,7 +131,10 @@ func declarations() []byte {
 				if len(entries) != len(kernels) || e[1] != kernels[i] {
 					check(fmt.Errorf("%s has not the kernels %v", file, kernels))
 				}
-				fmt.Fprintf(&out, "%s: {threads: %s, blocks: %s, shared: %s},\n", e[1], e[2], e[3], find(file, text, `\b`+e[1]+`_shared = (\d+);`)[0][1])
+				_, body, _ := strings.Cut(text, ".entry "+e[1]+"(")
+				body, _, _ = strings.Cut(body, ".entry ")
+				fmt.Fprintf(&out, "%s: {threads: %s, blocks: %s, shared: %s, waits: %t},\n", e[1], e[2], e[3],
+					find(file, text, `\b`+e[1]+`_shared = (\d+);`)[0][1], strings.Contains(body, "griddepcontrol.wait"))
 			}
 			out.WriteString("},\n")
 			if dim == dims[len(dims)-1] {

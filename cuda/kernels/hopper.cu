@@ -280,6 +280,7 @@ DEVICE void sums(float *o, const u32 *p, u64 v) {
 SHARED(attend, sizeof(Shared))
 
 KERNEL(384, 1) attend(const Args a) {
+	begin();
 	Shared &mem = *(Shared *)shared_memory;
 	const int warp = thread() / 32, lane = thread() % 32;
 	const u32 queriesFull = address(&mem.queriesFull), queriesEmpty = address(&mem.queriesEmpty);
@@ -481,6 +482,7 @@ SHARED(anchors, sizeof(AnchorShared))
 // anchors writes each row's largest logit in its window: the first init keys, and those from local before its group to
 // its own position. NaN where a logit is.
 KERNEL(384, 1) anchors(const Args a) {
+	begin();
 	AnchorShared &mem = *(AnchorShared *)shared_memory;
 	const int warp = thread() / 32, lane = thread() % 32;
 	const u32 queriesFull = address(&mem.queriesFull), queriesEmpty = address(&mem.queriesEmpty);
@@ -609,6 +611,7 @@ constexpr int searchTile = pieces * searchN * 128; // bytes
 SHARED(search, searchDepth * searchTile)
 
 KERNEL(128, 1) search(const Args a) {
+	begin();
 	const int pooled = a.shared * a.step;
 	const int parts = (pooled + 63) / 64;
 	// The KV head varies slowest and the group fastest, so that blocks running at a time read the same keys.

@@ -17,6 +17,7 @@ SHARED(pool, 4 * slices * dim)
 
 // pool computes a block's mean query, as the sum of two elements: of the blocks that are surveyed, and after that, of the others.
 KERNEL(256, 3) pool(const Args a) {
+	begin();
 	constexpr int ahead = 8;                 // rows that are asked for before the first is there
 	float *partial = (float *)shared_memory; // [slices, dim]
 	const int n = a.surveyed ? a.step - a.survey : a.survey;
@@ -89,6 +90,7 @@ SHARED(sample, sizeof(Sample))
 // sample finds out how many of some candidates a head and group would keep, as far as the surveyed blocks of rows tell, 16 at
 // most, and whether its rows had better see all keys.
 KERNEL(512, 1) sample(const Args a) {
+	begin();
 	constexpr int tiles = 16, tileKeys = 64; // candidates, where there are more; each warp has a tile
 	constexpr int together = dim > 128 ? 1 : 2;
 	Sample &mem = *(Sample *)shared_memory;

@@ -90,10 +90,14 @@ int cuModuleLoadDataEx(void **m, const char *text, unsigned n, int *options, voi
 int cuModuleUnload(void *m) { IN_CONTEXT; live[modules]--; free(m); return 0; }
 int cuModuleGetFunction(void **f, void *m, const char *name) { CALL; IN_CONTEXT; *f = m; return 0; }
 int cuFuncSetAttribute(void *f, int attribute, int value) { CALL; return attribute != 8 || value > 232448; }
-int cuLaunchKernel(void *f, unsigned x, unsigned y, unsigned z, unsigned tx, unsigned ty, unsigned tz, unsigned shared, void *stream, void **args, void **extra) {
+int cuLaunchKernelEx(const unsigned *config, void *f, void **args, void **extra) {
 	CALL;
 	IN_CONTEXT;
-	if (!x || !y || !z || !tx || tx > 1024 || shared > 232448 || !args || !args[0]) return 1;
+	// Sizes of grid and block, shared memory, and at 8 bytes each from number 4 on: stream, attributes and how many there are.
+	const uint64_t *rest = (const uint64_t *)config + 4;
+	unsigned count = rest[2];
+	if (!config[0] || !config[1] || !config[2] || !config[3] || config[3] > 1024 || config[6] > 232448 || !args || !args[0]) return 1;
+	if (count > 1 || (count && (*(int *)rest[1] != 6 || ((int *)rest[1])[2] != 1))) return 1;
 	uint64_t *a = args[0];
 	Block *sequences = find(a[0], 104);
 	for (int i = 0; sequences && i < 4; i++) find(*((uint64_t *)sequences->data + i), 1); // q, k, v and o
