@@ -25,6 +25,7 @@ type args struct {
 	scale, theta       float32
 	survey             int32
 	surveyed           int32
+	worth              int32
 	narrow             int32
 }
 
@@ -58,7 +59,7 @@ type group struct {
 // Numbers that kernels and program share: see kernels/call.h.
 const (
 	tallyOdd     = 0
-	tallySparse  = 1
+	tallySaved   = 1
 	tallyAttend  = 2
 	tallyAnchors = 3
 	tallySurvey  = 4

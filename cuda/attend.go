@@ -126,16 +126,17 @@ func (w *work) compute(ctx context.Context, c *Call, sequences []Sequence) (*anc
 	dim := float64(w.call.Shapes[0].Dim) // without what was filled up
 	res.FLOPs = dim * (4*float64(res.Pairs) + 2*float64(res.SearchPairs))
 	if w.call.Stripes && c.plan.params != nil {
-		counts, bits := make([]int32, c.countBytes()/4), make([]uint32, c.bitBytes()/4)
+		tally, err := c.tally()
+		if err != nil {
+			return nil, err
+		}
+		bits := make([]uint32, c.bitBytes()/4)
 		if len(bits) > 0 {
-			if err := fetch(w.driver, counts, c.args.counts); err != nil {
-				return nil, err
-			}
 			if err := fetch(w.driver, bits, c.args.bits); err != nil {
 				return nil, err
 			}
 		}
-		res.StripeSets = c.plan.stripes(counts, bits)
+		res.StripeSets = c.plan.stripes(tally[tallies:], bits)
 	}
 	for i, s := range w.call.Sequences {
 		if err := w.download(&s.O, &sequences[i].O); err != nil {

@@ -362,16 +362,30 @@ func (c *Call) result() (*anchor.Result, error) {
 		return nil, err
 	}
 	heads := c.plan.shapes[0].Heads
-	tally := make([]int32, tallies+heads*len(c.plan.groups))
-	if len(c.plan.sparse) == 0 {
-		tally = tally[:tallies]
-	}
-	if err := fetch(d.driver, tally, c.args.tally); err != nil {
+	tally, err := c.tally()
+	if err != nil {
 		return nil, err
 	}
 	res := &anchor.Result{Method: c.method, ISA: d.isa(), Heads: make([]anchor.HeadResult, heads), NonFiniteRows: int64(tally[tallyOdd])}
 	c.plan.account(res, tally[tallies:])
 	return res, nil
+}
+
+// tally fetches what was counted: the tally, and then counts of heads and groups, −1 where rows saw all keys.
+func (c *Call) tally() ([]int32, error) {
+	tally := make([]int32, tallies, tallies+c.countBytes()/4)
+	if len(c.plan.sparse) > 0 {
+		tally = tally[:cap(tally)]
+	}
+	if err := fetch(c.device.driver, tally, c.args.tally); err != nil {
+		return nil, err
+	}
+	if c.plan.auto && uint32(tally[tallySaved]) < uint32(c.args.worth) {
+		for i := range tally[tallies:] {
+			tally[tallies+i] = -1
+		}
+	}
+	return tally, nil
 }
 
 // start starts the kernels, and calls mark, if there is one, after those of each stage.
@@ -397,7 +411,7 @@ func (c *Call) start(mark func(anchor.Stage) error) error {
 		// Some blocks of each group, which tell whether the others are wanted, or all.
 		a.survey, a.surveyed = a.step, 0
 		if p.auto {
-			a.survey = int32(p.surveyed())
+			a.survey, a.worth = int32(p.surveyed()), worth(p.shapes[0].Dim)
 			if err := c.tiles(anchors, c.windowAt, len(p.survey), tallySurvey); err != nil {
 				return err
 			}

@@ -265,7 +265,7 @@ func testCalls(t *testing.T, d *Device, dtype anchor.DType, dim int) {
 func TestAuto(t *testing.T) {
 	d := device(t)
 	for _, dim := range dims {
-		const heads, n = 4, 4096
+		const heads, n = 8, 8192
 		p := newProblem(uint64(dim), heads, 2, n, n, dim, anchor.BFloat16)
 		params := anchor.Params{Block: 64, Step: 8, Init: 64, Local: 64, Tail: 100}
 		size := params.Block * params.Step
@@ -276,7 +276,7 @@ func TestAuto(t *testing.T) {
 		}
 		dense, _ := run(anchor.Dense())
 		mixed := false
-		for _, theta := range []float64{math.Inf(-1), 2, 4, 6, 8, 10, 12, 14, math.Inf(1)} {
+		for _, theta := range []float64{math.Inf(-1), 5, 5.5, 6, 6.5, math.Inf(1)} {
 			params.Theta = theta
 			sparse, whole := run(anchor.AnchorAttention(params))
 			auto, res := run(anchor.Auto(params))

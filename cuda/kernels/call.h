@@ -58,12 +58,13 @@ struct Args {
 	float scale, theta;
 	int survey;   // blocks of a group by which it is found out whether its rows had better see all keys
 	int surveyed; // whether that has been done: counts tell
+	int worth;    // what stripes must save before any are looked for, where that is so
 	int narrow;   // outputs are elements
 };
 
-// What tally counts: rows of the output that are not finite; heads of groups that have bits, where that was surveyed. Then come
-// what kernels have handed out: attend, anchors, and anchors of the blocks that are surveyed.
-enum { tallyOdd = 0, tallySparse = 1, tallyAttend = 2, tallyAnchors = 3, tallySurvey = 4, tallies = 5 };
+// What tally counts: rows of the output that are not finite; what stripes will save, in 65536 pairs of a row and a key, where that
+// was surveyed. Then come what kernels have handed out: attend, anchors, and anchors of the blocks that are surveyed.
+enum { tallyOdd = 0, tallySaved = 1, tallyAttend = 2, tallyAnchors = 3, tallySurvey = 4, tallies = 5 };
 
 static_assert(sizeof(Sequence) == 104 && sizeof(Tile) == 20 && sizeof(Group) == 40 && sizeof(Args) == 168, "as in plan.go");
 
@@ -118,6 +119,9 @@ DEVICE bool visit(const Args &a, u32 work, Tile &t, int &head) {
 	return true;
 }
 
+// idle reports whether stripes would save too little: then all rows see all keys.
+DEVICE bool idle(const Args &a) { return a.surveyed && a.tally[tallySaved] < (u32)a.worth; }
+
 // ready looks up what there is to know of a piece of work. Anchors are not wanted where rows see all keys.
 DEVICE void ready(const Args &a, u32 work, Work &w) {
 	Tile t;
@@ -138,7 +142,7 @@ DEVICE void ready(const Args &a, u32 work, Work &w) {
 	if (t.group < 0) return;
 	const Group &g = a.groups[t.group];
 	w.set = a.counts[head * a.groupCount + t.group];
-	if (w.set < 0) {
+	if (w.set < 0 || idle(a)) {
 		w.set = w.start = 0;
 		return;
 	}
@@ -150,7 +154,7 @@ DEVICE void ready(const Args &a, u32 work, Window &w) {
 	Tile t;
 	int head;
 	w.keys = 0;
-	if (a.surveyed && a.tally[tallySparse] == 0) return;
+	if (idle(a)) return;
 	for (;;) {
 		if (!visit(a, work, t, head)) return;
 		if (a.counts[head * a.groupCount + t.group] >= 0) break;

@@ -623,7 +623,7 @@ KERNEL(128, 1) search(const Args a) {
 	const int chunk = unit % a.chunks, kvHead = unit / a.chunks;
 	const Group g = a.groups[group];
 	const int from = chunk * a.chunk, to = least(from + a.chunk, g.start);
-	if (from >= to || g.from >= g.to || (a.surveyed && !sparse(a, group, kvHead, part * 64, 64))) return;
+	if (from >= to || g.from >= g.to || (a.surveyed && (idle(a) || !sparse(a, group, kvHead, part * 64, 64)))) return;
 
 	const int warp = thread() / 32, lane = thread() % 32;
 	const Sequence &s = a.sequences[g.sequence];

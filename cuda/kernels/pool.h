@@ -22,7 +22,7 @@ KERNEL(256, 3) pool(const Args a) {
 	float *partial = (float *)shared_memory; // [slices, dim]
 	const int n = a.surveyed ? a.step - a.survey : a.survey;
 	const int group = block() / n % a.groupCount, head = block() / n / a.groupCount;
-	if (a.surveyed && a.counts[head * a.groupCount + group] < 0) return;
+	if (a.surveyed && (idle(a) || a.counts[head * a.groupCount + group] < 0)) return;
 	const Group &g = a.groups[group];
 	const int b = visited(a, g, block() % n + (a.surveyed ? a.survey : 0));
 	int from, to;
@@ -174,7 +174,7 @@ KERNEL(512, 1) sample(const Args a) {
 		const float power = log2(all / one) / log2(seen);
 		dropped = exp2(-all * exp2(power * log2(blocks / seen)));
 	}
-	const bool dense = (1 - dropped) * candidates > g.most;
-	a.counts[head * a.groupCount + group] = dense ? -1 : 0;
-	if (!dense) add((int *)a.tally + tallySparse, 1);
+	const float saved = g.most - (1 - dropped) * candidates;
+	a.counts[head * a.groupCount + group] = saved < 0 ? -1 : 0;
+	if (saved >= 0) add((int *)a.tally + tallySaved, most(saved * (g.to - g.from) / 65536, 1));
 }
