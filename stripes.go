@@ -13,7 +13,7 @@ func AnchorAttention(p Params) Planner { return &anchorAttention{Params: p} }
 // Auto returns the planner that is AnchorAttention where stripes pay, and dense where they do not: a head of a group
 // attends to all candidates when those that would be kept are so many that gathering them takes as long, by
 // [Options].Costs. Candidates are first sampled, so that a flat head costs next to no search. The choice depends on the
-// inputs alone, never on a clock; [HeadResult] tells how often it was made.
+// inputs alone, never on a clock; [HeadResult] tells how often it was made. An [Engine] chooses by its own costs.
 func Auto(p Params) Planner { return &anchorAttention{Params: p, auto: true} }
 
 // It is used by reference: copies of the parameters in every frame would make the stacks of new goroutines grow once more

@@ -32,7 +32,7 @@ func fill(x []uint16, seed uint64) {
 
 // Benchmark measures on the device's clock, with tensors that lie there: causal prefill, 32 query heads over 8 KV heads, dim 128
 // (and 16 over 4, dim 256), bfloat16, and a theta that keeps 10 % of the candidates of such inputs, or all. ms are medians of
-// seven, of the whole and of stages; TFLOP/s are of operations done.
+// seven, of the whole and of stages; TFLOP/s are of operations done, those of the search included.
 func Benchmark(b *testing.B) {
 	d := device(b)
 	b.Log(d)
@@ -177,7 +177,8 @@ func measure(b *testing.B, d *Device, planner anchor.Planner, s Sequence) {
 		b.ReportMetric(0, "ns/op")
 		b.ReportMetric(1000*total, "ms")
 		b.ReportMetric(res.FLOPs/total/1e12, "TFLOP/s")
-		b.ReportMetric(100*res.Density(), "%dense")
+		b.ReportMetric(100*res.Density(), "%density")
+		b.ReportMetric(float64(c.Scratch())/(1<<20), "scratch-MiB")
 	}
 }
 

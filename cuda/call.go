@@ -94,6 +94,7 @@ type Call struct {
 	args   args
 
 	memory            []uint64 // on the device
+	scratch           int      // bytes of it
 	tilesAt, windowAt uint64   // where the plan's tiles are there
 	started           bool
 	follows           bool // what is started next follows a kernel of the call
@@ -292,6 +293,7 @@ func (c *Call) alloc(bytes int) (uint64, error) {
 	p, err := c.device.driver.alloc(bytes)
 	if err == nil {
 		c.memory = append(c.memory, p)
+		c.scratch += bytes
 	}
 	return p, err
 }
@@ -326,6 +328,9 @@ func (c *Call) Close() error {
 		return c.free()
 	})
 }
+
+// Scratch returns the bytes of the device's memory that the call takes beside the tensors, until it is closed.
+func (c *Call) Scratch() int { return c.scratch }
 
 // Start has the device begin, after what was started before, and does not wait.
 func (c *Call) Start() error {

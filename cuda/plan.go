@@ -80,9 +80,18 @@ func (p *plan) cut(sequence int, s anchor.Shape) (dense []tile) {
 	return dense
 }
 
-// surveyed returns how many blocks of a group are surveyed, under auto: those of its first 256 rows with stripes, where anchors
-// cost least since windows are shortest; they keep most, too, since anchors grow with windows.
-func (p *plan) surveyed() int { return min(max(256/p.params.Block, 1), 16, p.params.Step) }
+// surveyed returns how many blocks of a group are surveyed, under auto: those of its first rows with stripes, where anchors
+// cost least since windows are shortest; they keep most, too, since anchors grow with windows. 256 rows cost 3 % of dense
+// attention at 8192 keys; where that is a smaller part, 512 tell more of the other rows.
+func (p *plan) surveyed() int {
+	rows := 256
+	for _, s := range p.shapes {
+		if s.Keys >= 16384 {
+			rows = 512
+		}
+	}
+	return min(max(rows/p.params.Block, 1), 16, p.params.Step)
+}
 
 // most returns how many candidates a group may keep before its rows had better see all keys. Times are those of a key that all rows
 // see: a gathered one takes 1.1, anchors 0.6 of the window once more, the search 1/64 of the candidates, and what groups

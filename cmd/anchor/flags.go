@@ -189,7 +189,7 @@ func threadsFlag(c *cobra.Command) *int {
 }
 
 func deviceFlag(c *cobra.Command) *string {
-	return c.Flags().String("device", "cpu", "where to compute: "+devices+"; cuda wants BF16 or F16, and anchor or dense")
+	return c.Flags().String("device", "cpu", "where to compute: "+devices+"; cuda wants BF16 or F16, and anchor, auto or dense")
 }
 
 func jsonFlag(c *cobra.Command, what string) *bool {
