@@ -97,7 +97,6 @@ type Call struct {
 	scratch           int      // bytes of it
 	tilesAt, windowAt uint64   // where the plan's tiles are there
 	started           bool
-	follows           bool // what is started next follows a kernel of the call
 }
 
 // Prepare plans a call and allocates its memory. Of opt, Planner and Scale count; nothing else may be asked for. The tensors'
@@ -391,107 +390,6 @@ func (c *Call) tally() ([]int32, error) {
 		}
 	}
 	return tally, nil
-}
-
-// start starts the kernels, and calls mark, if there is one, after those of each stage.
-func (c *Call) start(mark func(anchor.Stage) error) error {
-	a, p := &c.args, c.plan
-	if mark == nil {
-		mark = func(anchor.Stage) error { return nil }
-	}
-	stage := anchor.StageDense
-	if p.params != nil {
-		stage = anchor.StageSparse
-	}
-	heads := int(a.heads)
-	lists := heads * len(p.groups)
-	tally := tallyBytes
-	if len(p.sparse) > 0 {
-		tally += c.countBytes()
-	}
-	if err := c.clear(a.tally, tally); err != nil {
-		return err
-	}
-	if len(p.sparse) > 0 {
-		// Some blocks of each group, which tell whether the others are wanted, or all.
-		a.survey, a.surveyed = a.step, 0
-		if p.auto {
-			a.survey, a.worth = int32(p.surveyed()), worth(p.shapes[0].Dim)
-			if err := c.tiles(anchors, c.windowAt, len(p.survey), tallySurvey); err != nil {
-				return err
-			}
-			if err := mark(anchor.StageWindow); err != nil {
-				return err
-			}
-			if err := c.kernel(pool, lists*int(a.survey)); err != nil {
-				return err
-			}
-			if err := c.kernel(sample, lists); err != nil {
-				return err
-			}
-			if err := mark(anchor.StageSearch); err != nil {
-				return err
-			}
-			a.surveyed = 1
-		}
-		if err := c.tiles(anchors, c.windowAt+uint64(len(p.survey))*uint64(unsafe.Sizeof(tile{})), len(p.window), tallyAnchors); err != nil {
-			return err
-		}
-		if err := mark(anchor.StageWindow); err != nil {
-			return err
-		}
-		if n := lists * int(a.step-a.survey*a.surveyed); n > 0 {
-			if err := c.kernel(pool, n); err != nil {
-				return err
-			}
-		}
-		if 16%a.step != 0 { // words are put together from several warps'
-			if err := c.clear(a.bits, c.bitBytes()); err != nil {
-				return err
-			}
-		}
-		if err := c.kernel(search, heads/int(a.shared)*c.pooledTiles()*int(a.chunks)*len(p.groups)); err != nil {
-			return err
-		}
-		if err := mark(anchor.StageSearch); err != nil {
-			return err
-		}
-	}
-	if err := c.tiles(attend, c.tilesAt, len(p.tiles), tallyAttend); err != nil {
-		return err
-	}
-	return mark(stage)
-}
-
-func (c *Call) clear(p uint64, bytes int) error {
-	d := c.device.driver
-	c.follows = false
-	return d.call("MemsetD8Async", d.f.MemsetD8Async, uintptr(p), 0, uintptr(bytes), c.device.stream)
-}
-
-// tiles starts a kernel whose blocks take tiles of all heads from a list, by the given counter.
-func (c *Call) tiles(kernel int, at uint64, n, counter int) error {
-	if n == 0 {
-		return nil
-	}
-	a := &c.args
-	a.tiles, a.tileCount, a.handed = at, int32(n), a.tally+4*uint64(counter)
-	return c.kernel(kernel, min(n*int(a.heads), c.device.processors*c.module.launch[kernel].blocks))
-}
-
-// kernel starts a kernel on the given number of blocks.
-func (c *Call) kernel(kernel, blocks int) error {
-	if blocks > math.MaxInt32 {
-		return fmt.Errorf("kernel %s: %d blocks; the device can count to %d", kernelNames[kernel], blocks, math.MaxInt32)
-	}
-	l := c.module.launch[kernel]
-	config := launchConfig{grid: [3]uint32{uint32(blocks), 1, 1}, block: [3]uint32{uint32(l.threads), 1, 1}, shared: uint32(l.shared), stream: c.device.stream}
-	err := c.device.driver.launch(c.module.kernel[kernel], config, unsafe.Pointer(&c.args), l.waits && c.follows)
-	if err != nil {
-		return fmt.Errorf("kernel %s: %w", kernelNames[kernel], err)
-	}
-	c.follows = true
-	return nil
 }
 
 // A Graph is calls that the device begins as one, in turn, with next to no work for the program: see CUDA's graphs.

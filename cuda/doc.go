@@ -25,7 +25,8 @@
 // It needs a GPU of compute capability 9.0 (H100, H200, GH200) and its driver of version 12.3 or later, loaded when [Open]
 // is called, and neither cgo nor NVIDIA's toolkit. Queries, keys and values are bfloat16 or half precision, alike, of
 // up to 256 numbers; 64, 96, 128 and 256 are native and others, of tensors in the program's memory, are filled up with zeroes to
-// the next of these. The planners are anchor.Dense and anchor.AnchorAttention.
+// the next of these. Outputs are in single precision, or in 16 bits as the inputs if they stay on the device. The planners are
+// anchor.Dense, anchor.AnchorAttention and anchor.Auto, which looks at the first rows of each group before it looks for stripes.
 //
 // Weights are rounded to the type of the inputs, sums are in single precision: outputs lie within 1 % of double
 // precision by norm, and the same call gives the same bits on the same kind of device. Where a value of V is NaN or
