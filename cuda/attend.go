@@ -126,17 +126,9 @@ func (w *work) compute(ctx context.Context, c *Call, sequences []Sequence) (*anc
 	dim := float64(w.call.Shapes[0].Dim) // without what was filled up
 	res.FLOPs = dim * (4*float64(res.Pairs) + 2*float64(res.SearchPairs))
 	if w.call.Stripes && c.plan.params != nil {
-		tally, err := c.tally()
-		if err != nil {
+		if res.StripeSets, err = c.stripes(); err != nil {
 			return nil, err
 		}
-		bits := make([]uint32, c.bitBytes()/4)
-		if len(bits) > 0 {
-			if err := fetch(w.driver, bits, c.args.bits); err != nil {
-				return nil, err
-			}
-		}
-		res.StripeSets = c.plan.stripes(tally[tallies:], bits)
 	}
 	for i, s := range w.call.Sequences {
 		if err := w.download(&s.O, &sequences[i].O); err != nil {

@@ -344,19 +344,34 @@ func (c *Call) Start() error {
 
 // Result waits until the device has done what was started, and tells what the call did when it was started last. Seconds and
 // Stages are zero: see [Device.Time].
-func (c *Call) Result() (*anchor.Result, error) {
-	var res *anchor.Result
-	err := c.device.do(func() (err error) {
+func (c *Call) Result() (res *anchor.Result, err error) {
+	err = c.done(func() error {
+		res, err = c.result()
+		return err
+	})
+	return res, err
+}
+
+// Stripes waits likewise, and returns the stripes of each sequence, nil if the planner is dense.
+func (c *Call) Stripes() (sets []anchor.StripeSet, err error) {
+	err = c.done(func() error {
+		sets, err = c.stripes()
+		return err
+	})
+	return sets, err
+}
+
+// done calls f, which waits, after the call was started.
+func (c *Call) done(f func() error) error {
+	return c.device.do(func() error {
 		switch {
 		case c.module == nil:
 			return errors.New("the call is closed")
 		case !c.started:
 			return errors.New("the call was not started")
 		}
-		res, err = c.result()
-		return err
+		return f()
 	})
-	return res, err
 }
 
 func (c *Call) result() (*anchor.Result, error) {
@@ -373,6 +388,23 @@ func (c *Call) result() (*anchor.Result, error) {
 	res := &anchor.Result{Method: c.method, ISA: d.isa(), Heads: make([]anchor.HeadResult, heads), NonFiniteRows: int64(tally[tallyOdd])}
 	c.plan.account(res, tally[tallies:])
 	return res, nil
+}
+
+func (c *Call) stripes() ([]anchor.StripeSet, error) {
+	if err := c.device.wait(); err != nil || c.plan.params == nil {
+		return nil, err
+	}
+	tally, err := c.tally()
+	if err != nil {
+		return nil, err
+	}
+	bits := make([]uint32, c.bitBytes()/4)
+	if len(bits) > 0 {
+		if err := fetch(c.device.driver, bits, c.args.bits); err != nil {
+			return nil, err
+		}
+	}
+	return c.plan.stripes(tally[tallies:], bits), nil
 }
 
 // tally fetches what was counted: the tally, and then counts of heads and groups, −1 where rows saw all keys.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"reflect"
 	"slices"
 	"testing"
 
@@ -182,10 +183,12 @@ func testCalls(t *testing.T, d *Device, dtype anchor.DType, dim int) {
 	for name, planner := range map[string]anchor.Planner{"dense": anchor.Dense(), "small": anchor.AnchorAttention(small), "wide": anchor.AnchorAttention(wide)} {
 		var pairs, stripes int64
 		var wantO, wantLSE [][]float32
+		var wantSets []anchor.StripeSet
 		for _, p := range problems {
 			s := p.sequence()
-			res := mustAttend(t, anchor.Options{Planner: planner, Engine: d}, s)
+			res := mustAttend(t, anchor.Options{Planner: planner, Engine: d, Stripes: true}, s)
 			pairs += res.Pairs
+			wantSets = append(wantSets, res.StripeSets...)
 			stripes += res.Stripes
 			wantO, wantLSE = append(wantO, values(s.O)), append(wantLSE, values(s.LSE))
 		}
@@ -222,6 +225,9 @@ func testCalls(t *testing.T, d *Device, dtype anchor.DType, dim int) {
 			res, err := together.Result()
 			if err != nil {
 				t.Fatal(err)
+			}
+			if sets, err := together.Stripes(); err != nil || !reflect.DeepEqual(sets, wantSets) {
+				t.Errorf("%s, pages of %d: stripes differ, or %v", name, pageRows, err)
 			}
 			if res.Pairs != pairs || res.Stripes != stripes || res.NonFiniteRows != 0 {
 				t.Errorf("%s, pages of %d: pairs %d, stripes %d, not finite %d; want %d, %d, 0", name, pageRows, res.Pairs, res.Stripes, res.NonFiniteRows, pairs, stripes)

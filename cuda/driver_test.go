@@ -125,6 +125,9 @@ func (f *fake) startAll(t *testing.T, d *Device) (err error) {
 	if _, err := d.Time(func() error { return errors.Join(c.Start(), g.Start()) }); err != nil {
 		return err
 	}
+	if _, err := c.Stripes(); err != nil {
+		return err
+	}
 	_, err = c.Result()
 	return errors.Join(err, d.Wait())
 }

@@ -20,15 +20,15 @@ func (c *Call) start(mark func(anchor.Stage) error) error {
 	}
 	s.clear(a.tally, tally)
 	if len(p.sparse) > 0 {
-		s.stripes()
+		s.identify()
 	}
 	s.tiles(attend, c.tilesAt, len(p.tiles), tallyAttend)
 	s.done(stage)
 	return s.err
 }
 
-// stripes starts what finds stripes.
-func (s *starter) stripes() {
+// identify starts what finds stripes.
+func (s *starter) identify() {
 	a, p := &s.args, s.plan
 	lists := int(a.heads) * len(p.groups)
 	a.survey, a.surveyed = a.step, 0
