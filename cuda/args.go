@@ -81,6 +81,36 @@ var kernelNames = [...]string{"anchors", "attend", "pool", "sample", "search"}
 
 // Launches tell how kernels are started, by architecture, dim and number.
 var launches = map[string]map[int][len(kernelNames)]launch{
+	"sm_80": {
+		64: {
+			anchors: {threads: 256, blocks: 1, shared: 24688, waits: false},
+			attend:  {threads: 128, blocks: 2, shared: 33952, waits: false},
+			pool:    {threads: 256, blocks: 3, shared: 8192, waits: false},
+			sample:  {threads: 512, blocks: 1, shared: 72, waits: false},
+			search:  {threads: 128, blocks: 2, shared: 24576, waits: false},
+		},
+		96: {
+			anchors: {threads: 256, blocks: 1, shared: 49264, waits: false},
+			attend:  {threads: 128, blocks: 2, shared: 49824, waits: false},
+			pool:    {threads: 256, blocks: 3, shared: 8064, waits: false},
+			sample:  {threads: 512, blocks: 1, shared: 72, waits: false},
+			search:  {threads: 128, blocks: 2, shared: 49152, waits: false},
+		},
+		128: {
+			anchors: {threads: 256, blocks: 1, shared: 49264, waits: false},
+			attend:  {threads: 128, blocks: 2, shared: 49824, waits: false},
+			pool:    {threads: 256, blocks: 3, shared: 8192, waits: false},
+			sample:  {threads: 512, blocks: 1, shared: 72, waits: false},
+			search:  {threads: 128, blocks: 2, shared: 49152, waits: false},
+		},
+		256: {
+			anchors: {threads: 256, blocks: 1, shared: 49264, waits: false},
+			attend:  {threads: 256, blocks: 1, shared: 98976, waits: false},
+			pool:    {threads: 256, blocks: 3, shared: 8192, waits: false},
+			sample:  {threads: 512, blocks: 1, shared: 72, waits: false},
+			search:  {threads: 128, blocks: 1, shared: 98304, waits: false},
+		},
+	},
 	"sm_90a": {
 		64: {
 			anchors: {threads: 384, blocks: 1, shared: 82200, waits: true},

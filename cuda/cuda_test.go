@@ -2,6 +2,7 @@ package cuda
 
 import (
 	"encoding/json"
+	"flag"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -16,12 +17,27 @@ import (
 	"github.com/anchorattention/anchor/internal/safetensors"
 )
 
+var archFlag = flag.String("arch", "", "architecture whose kernels benchmarks and some tests run; default the device's best")
+
 // device opens the first device, or skips the test.
 func device(t testing.TB) *Device {
 	t.Helper()
-	d, err := Open(0)
+	return deviceOf(t, *archFlag)
+}
+
+// forDevices runs a test on the first device with the kernels of each architecture that it runs, or skips it.
+func forDevices(t *testing.T, test func(t *testing.T, d *Device)) {
+	for _, a := range architectures {
+		t.Run(a.name, func(t *testing.T) { test(t, deviceOf(t, a.name)) })
+	}
+}
+
+// deviceOf opens the first device with the kernels for an architecture, "" for its best, or skips the test.
+func deviceOf(t testing.TB, arch string) *Device {
+	t.Helper()
+	d, err := open(libraryName, 0, arch)
 	if err != nil {
-		t.Skipf("needs an NVIDIA GPU of compute capability 9.0: %v", err)
+		t.Skipf("needs an NVIDIA GPU: %v", err)
 	}
 	t.Cleanup(func() {
 		if err := d.Close(); err != nil {
@@ -210,7 +226,7 @@ func compare(t *testing.T, d *Device, p *problem, params *anchor.Params, scale *
 	if got.NonFiniteRows != want.NonFiniteRows {
 		t.Errorf("rows not finite: %d; want %d", got.NonFiniteRows, want.NonFiniteRows)
 	}
-	if math.Abs(got.Density()-want.Density()) > 1e-3 || got.ISA != "cuda sm_90" || got.Method != want.Method {
+	if math.Abs(got.Density()-want.Density()) > 1e-3 || got.ISA != "cuda "+d.arch || got.Method != want.Method {
 		t.Errorf("density %v, isa %s, method %s; want %v, %s", got.Density(), got.ISA, got.Method, want.Density(), want.Method)
 	}
 	if params == nil {

@@ -59,18 +59,30 @@ type launch struct {
 }
 
 // Open loads the driver and prepares the device of the given number, from 0 on. Close it.
-func Open(ordinal int) (*Device, error) { return open(libraryName, ordinal) }
+func Open(ordinal int) (*Device, error) { return open(libraryName, ordinal, "") }
 
-func open(library string, ordinal int) (d *Device, err error) {
+// open loads the driver of the given name. The device runs the kernels for the given architecture, "" for those that suit it best.
+func open(library string, ordinal int, arch string) (d *Device, err error) {
 	driver, err := openDriver(library)
 	if err != nil {
 		return nil, fmt.Errorf("cuda: %w", err)
 	}
 	d = &Device{driver: driver, modules: make(map[kind]*module)}
-	if err := d.prepare(ordinal); err != nil {
+	if err := d.prepare(ordinal, arch); err != nil {
 		return nil, errors.Join(fmt.Errorf("cuda: %w", err), d.Close())
 	}
 	return d, nil
+}
+
+// architectures are those that there are kernels for, with the compute capabilities that run them. The last that a device runs is
+// the best for it.
+var architectures = []struct {
+	name string
+	want string // the capabilities in words
+	runs func(major, minor int) bool
+}{
+	{"sm_80", "8.0 or more", func(major, minor int) bool { return major >= 8 }},
+	{"sm_90a", "9.0", func(major, minor int) bool { return major == 9 && minor == 0 }},
 }
 
 // Attributes of a device, by CUdevice_attribute.
@@ -81,7 +93,7 @@ const (
 	attributeMinor      = 76
 )
 
-func (d *Device) prepare(ordinal int) error {
+func (d *Device) prepare(ordinal int, arch string) error {
 	c, f := d.driver, &d.driver.f
 	if err := c.call("Init", f.Init, 0); err != nil {
 		if s := (*Status)(nil); errors.As(err, &s) && s.Code == noDevice {
@@ -118,11 +130,19 @@ func (d *Device) prepare(ordinal int) error {
 		*a.value = int(*value)
 	}
 	d.cache = uint64(cache)
-	// PTX for sm_90a is for that architecture alone.
-	if d.major != 9 || d.minor != 0 {
-		return fmt.Errorf("device %d, %s, has compute capability %d.%d; want 9.0", ordinal, d.name, d.major, d.minor)
+	var want []string
+	for _, a := range architectures {
+		if arch != "" && arch != a.name {
+			continue
+		}
+		want = append(want, a.want)
+		if a.runs(d.major, d.minor) {
+			d.arch = a.name
+		}
 	}
-	d.arch = "sm_90a"
+	if d.arch == "" {
+		return fmt.Errorf("device %d, %s, has compute capability %d.%d; want %s", ordinal, d.name, d.major, d.minor, want[0])
+	}
 	context := new(uintptr)
 	if err := c.call("DevicePrimaryCtxRetain", f.DevicePrimaryCtxRetain, uintptr(unsafe.Pointer(context)), d.ordinal); err != nil {
 		return err
@@ -165,7 +185,7 @@ func (d *Device) String() string {
 }
 
 // isa is what results call the kernels.
-func (d *Device) isa() string { return fmt.Sprintf("cuda sm_%d%d", d.major, d.minor) }
+func (d *Device) isa() string { return "cuda " + d.arch }
 
 // Close gives back all that the device holds. Further calls of Attend are errors.
 func (d *Device) Close() error {

@@ -22,9 +22,10 @@
 //
 // Sequences of different lengths are done together, in one launch of each kernel.
 //
-// It needs a GPU of compute capability 9.0 (H100, H200, GH200) and its driver of version 12.3 or later, loaded when [Open]
-// is called, and neither cgo nor NVIDIA's toolkit. Queries, keys and values are bfloat16 or half precision, alike, of
-// up to 256 numbers; 64, 96, 128 and 256 are native and others, of tensors in the program's memory, are filled up with zeroes to
+// It needs a GPU of compute capability 8.0 or more and its driver, loaded when [Open] is called, and neither cgo nor NVIDIA's
+// toolkit. Compute capability 9.0 (H100, H200, GH200) has kernels of its own, which take a driver for CUDA 12.3 or later; those
+// for all others take 11.8, or what the device takes. Queries, keys and values are bfloat16 or half precision, alike, of up to
+// 256 numbers; 64, 96, 128 and 256 are native and others, of tensors in the program's memory, are filled up with zeroes to
 // the next of these. Outputs are in single precision, or in 16 bits as the inputs if they stay on the device. The planners are
 // anchor.Dense, anchor.AnchorAttention and anchor.Auto, which looks at the first rows of each group before it looks for stripes.
 //

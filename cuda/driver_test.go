@@ -51,6 +51,7 @@ func newFake(t *testing.T) *fake {
 	f := &fake{path, library}
 	f.call("fake_fail", 0, 0)
 	f.call("fake_compute", 90)
+	f.call("fake_shared", 227<<10)
 	t.Cleanup(func() {
 		f.leaks(t)
 		if err := unload(library); err != nil {
@@ -88,7 +89,7 @@ var fakeParams = anchor.Params{Block: 8, Step: 4, Init: 4, Local: 4, Theta: 3, T
 
 // attendAll opens the device, attends with all planners, and closes it.
 func (f *fake) attendAll(t *testing.T) error {
-	d, err := open(f.path, 0)
+	d, err := open(f.path, 0, "")
 	if err != nil {
 		return err
 	}
@@ -160,28 +161,59 @@ func TestEveryFailure(t *testing.T) {
 	}
 }
 
-func TestErrors(t *testing.T) {
+// A device runs the best kernels that it can, and no kernel takes more shared memory than it has.
+func TestArchitectures(t *testing.T) {
 	f := newFake(t)
-	if _, err := open(f.path, 1); err == nil || !strings.Contains(err.Error(), "no device 1: there are 1") {
-		t.Errorf("device 1: %v", err)
+	for _, c := range []struct {
+		compute, shared uintptr // shared memory of a block at most
+		arch            string
+	}{{80, 163 << 10, "sm_80"}, {86, 99 << 10, "sm_80"}, {89, 99 << 10, "sm_80"}, {90, 227 << 10, "sm_90a"}, {100, 227 << 10, "sm_80"}, {120, 99 << 10, "sm_80"}} {
+		f.call("fake_compute", c.compute)
+		f.call("fake_shared", c.shared)
+		if err := f.attendAll(t); err != nil {
+			t.Errorf("compute capability %d: %v", c.compute, err)
+		}
+		d, err := open(f.path, 0, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := newProblem(1, 4, 2, 100, 300, 48, anchor.BFloat16).sequence()
+		res, err := anchor.Attend(t.Context(), anchor.Options{Planner: anchor.Dense(), Engine: d}, s)
+		if err != nil || res.ISA != "cuda "+c.arch {
+			t.Errorf("compute capability %d: kernels %q, error %v; want cuda %s", c.compute, res.ISA, err, c.arch)
+		}
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 	f.call("fake_compute", 86)
-	if _, err := open(f.path, 0); err == nil || !strings.Contains(err.Error(), "Fake GPU, has compute capability 8.6; want 9.0") {
+	if _, err := open(f.path, 0, "sm_90a"); err == nil || !strings.Contains(err.Error(), "has compute capability 8.6; want 9.0") {
+		t.Errorf("sm_90a on 8.6: %v", err)
+	}
+}
+
+func TestErrors(t *testing.T) {
+	f := newFake(t)
+	if _, err := open(f.path, 1, ""); err == nil || !strings.Contains(err.Error(), "no device 1: there are 1") {
+		t.Errorf("device 1: %v", err)
+	}
+	f.call("fake_compute", 75)
+	if _, err := open(f.path, 0, ""); err == nil || !strings.Contains(err.Error(), "Fake GPU, has compute capability 7.5; want 8.0 or more") {
 		t.Errorf("old device: %v", err)
 	}
 	f.call("fake_compute", 90)
 	f.call("fake_fail", 1, noDevice)
-	if _, err := open(f.path, 0); err == nil || !strings.Contains(err.Error(), "there is no NVIDIA GPU") {
+	if _, err := open(f.path, 0, ""); err == nil || !strings.Contains(err.Error(), "there is no NVIDIA GPU") {
 		t.Errorf("no device: %v", err)
 	}
 	f.call("fake_fail", 0, 0)
-	if _, err := open("/nonexistent/libcuda.so", 0); err == nil || !strings.Contains(err.Error(), "cannot be loaded") {
+	if _, err := open("/nonexistent/libcuda.so", 0, ""); err == nil || !strings.Contains(err.Error(), "cannot be loaded") {
 		t.Errorf("no driver: %v", err)
 	}
-	if _, err := open(libc(t), 0); err == nil || !strings.Contains(err.Error(), "too old") {
+	if _, err := open(libc(t), 0, ""); err == nil || !strings.Contains(err.Error(), "too old") {
 		t.Errorf("not a driver: %v", err)
 	}
-	d, err := open(f.path, 0)
+	d, err := open(f.path, 0, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -232,7 +264,7 @@ func TestErrors(t *testing.T) {
 // What Prepare refuses, it names.
 func TestPrepareErrors(t *testing.T) {
 	f := newFake(t)
-	d, err := open(f.path, 0)
+	d, err := open(f.path, 0, "")
 	if err != nil {
 		t.Fatal(err)
 	}

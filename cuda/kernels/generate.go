@@ -40,8 +40,8 @@ func main() {
 	check(os.WriteFile("args.go", text, 0o666))
 }
 
-// Architectures have the kernels of a file each. The last that a device can run is the best for it.
-var architectures = []struct{ name, file string }{{"sm_90a", "hopper"}}
+// Architectures have the kernels of a file each, in PTX of the oldest version that has their instructions.
+var architectures = []struct{ name, file, version string }{{"sm_80", "ampere", "74"}, {"sm_90a", "hopper", "83"}}
 
 var (
 	types = []string{"bf16", "f16"} // HALF 0 and 1
@@ -62,7 +62,7 @@ func compile(clang string) {
 					limit <- struct{}{}
 					defer func() { <-limit }()
 					c := exec.Command(clang, "-x", "cuda", "--cuda-gpu-arch="+arch.name, "-nocudainc", "-nocudalib", "--cuda-device-only",
-						"--cuda-feature=+ptx83", "-std=c++20", "-O3", "-Wall", "-Wno-cuda-compat", "-Wno-unused-function",
+						"--cuda-feature=+ptx"+arch.version, "-std=c++20", "-O3", "-Wall", "-Wno-cuda-compat", "-Wno-unused-function",
 						fmt.Sprintf("-DDIM=%d", dim), fmt.Sprintf("-DHALF=%d", half), "-S", "kernels/"+arch.file+".cu", "-o", ptx(kind, dim, arch.name))
 					c.Stdout, c.Stderr = os.Stdout, os.Stderr
 					check(c.Run())

@@ -16,6 +16,7 @@ static int wrong;         // handles that were not given out
 static int launches;
 static int capturing, captured; // kernels that a graph starts, and the last graph did
 static int compute = 90;
+static unsigned sharedBytes; // that a block may have
 static uint64_t freeBytes = 1 << 30;
 
 typedef struct Block {
@@ -32,6 +33,7 @@ int fake_launches(void) { return launches; }
 int fake_pushed(void) { return current; }
 void fake_fail(int at, int code) { calls = pushFailed = 0, failAt = at, failCode = code; }
 void fake_compute(int capability) { compute = capability; }
+void fake_shared(int bytes) { sharedBytes = bytes; }
 
 #define CALL \
 	if (++calls == failAt) return failCode
@@ -89,14 +91,14 @@ int cuModuleLoadDataEx(void **m, const char *text, unsigned n, int *options, voi
 }
 int cuModuleUnload(void *m) { IN_CONTEXT; live[modules]--; free(m); return 0; }
 int cuModuleGetFunction(void **f, void *m, const char *name) { CALL; IN_CONTEXT; *f = m; return 0; }
-int cuFuncSetAttribute(void *f, int attribute, int value) { CALL; return attribute != 8 || value > 232448; }
+int cuFuncSetAttribute(void *f, int attribute, int value) { CALL; return attribute != 8 || value > sharedBytes; }
 int cuLaunchKernelEx(const unsigned *config, void *f, void **args, void **extra) {
 	CALL;
 	IN_CONTEXT;
 	// Sizes of grid and block, shared memory, and at 8 bytes each from number 4 on: stream, attributes and how many there are.
 	const uint64_t *rest = (const uint64_t *)config + 4;
 	unsigned count = rest[2];
-	if (!config[0] || !config[1] || !config[2] || !config[3] || config[3] > 1024 || config[6] > 232448 || !args || !args[0]) return 1;
+	if (!config[0] || !config[1] || !config[2] || !config[3] || config[3] > 1024 || config[6] > sharedBytes || !args || !args[0]) return 1;
 	if (count > 1 || (count && (*(int *)rest[1] != 6 || ((int *)rest[1])[2] != 1))) return 1;
 	uint64_t *a = args[0];
 	Block *sequences = find(a[0], 104);
