@@ -163,8 +163,9 @@ func mustPrepare(t *testing.T, d *Device, planner anchor.Planner, s ...Sequence)
 
 // Tensors on the device give bit for bit what those in the program's memory do: contiguous, strided and in pages, sequence by sequence
 // and several of different lengths in one call, started by itself and as part of a graph, and again with other inputs.
-func TestCalls(t *testing.T) {
-	d := device(t)
+func TestCalls(t *testing.T) { forDevices(t, testAllCalls) }
+
+func testAllCalls(t *testing.T, d *Device) {
 	for _, dtype := range []anchor.DType{anchor.BFloat16, anchor.Float16} {
 		for _, dim := range dims {
 			t.Run(fmt.Sprintf("%v/%d", dtype, dim), func(t *testing.T) {
@@ -268,8 +269,9 @@ func testCalls(t *testing.T, d *Device, dtype anchor.DType, dim int) {
 
 // Under Auto every head of a group has the bits of dense attention or those of AnchorAttention, by what is counted as dense; theta
 // decides at its ends.
-func TestAuto(t *testing.T) {
-	d := device(t)
+func TestAuto(t *testing.T) { forDevices(t, testAuto) }
+
+func testAuto(t *testing.T, d *Device) {
 	for _, dim := range dims {
 		const heads, n = 8, 8192
 		p := newProblem(uint64(dim), heads, 2, n, n, dim, anchor.BFloat16)
@@ -325,8 +327,9 @@ func TestAuto(t *testing.T) {
 }
 
 // Outputs in 16 bits are those in single precision, rounded.
-func TestNarrowOutputs(t *testing.T) {
-	d := device(t)
+func TestNarrowOutputs(t *testing.T) { forDevices(t, testNarrowOutputs) }
+
+func testNarrowOutputs(t *testing.T, d *Device) {
 	for _, dtype := range []anchor.DType{anchor.BFloat16, anchor.Float16} {
 		for _, dim := range dims {
 			p := newProblem(uint64(dim), 4, 2, 300, 700, dim, dtype)
