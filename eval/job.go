@@ -84,7 +84,7 @@ func (p Plan) Jobs() []Job {
 	return jobs
 }
 
-// A Record is a job that was done, a line of JSON.
+// A Record is a job that was done, or failed, a line of JSON.
 type Record struct {
 	ID string `json:"id"` // of the job
 	Job
@@ -93,6 +93,7 @@ type Record struct {
 
 // Done is what came of a job.
 type Done struct {
+	Error        string             `json:"error,omitempty"` // why the job failed; nothing else came of it then
 	PromptTokens int                `json:"prompt_tokens"`
 	Answers      []string           `json:"answers"` // expected
 	Output       string             `json:"output"`

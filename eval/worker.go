@@ -65,16 +65,25 @@ func (w *Worker) task(j *Job) (*Task, error) {
 	return t, nil
 }
 
-// Check is like Accepts, and reports too whether the sample cannot be made, of too short a length for example.
+// Check is like Accepts, and reports too whether the sample cannot be made, of too short a length for example, or the model
+// cannot be asked under the job's method.
 func (w *Worker) Check(j *Job) error {
 	t, err := w.task(j)
 	if err != nil {
 		return err
 	}
-	if _, err := w.sample(t, j); err != nil {
+	if _, err = w.sample(t, j); err == nil {
+		_, err = w.engine(j)
+	}
+	if err != nil {
 		return fmt.Errorf("%s: %w", j, err)
 	}
 	return nil
+}
+
+// engine returns an engine of the job's own: another's cache may hold the beginning of the prompt.
+func (w *Worker) engine(j *Job) (*generate.Engine, error) {
+	return generate.New(w.Model.Model, generate.Options{Attention: j.Attention, Costs: w.Costs, Threads: w.Threads})
 }
 
 // sample makes the sample of a job.
@@ -117,8 +126,7 @@ func (w *Worker) Do(ctx context.Context, j Job, progress func(share float64)) (R
 		r.Seconds, r.Version = time.Since(start).Seconds(), Version()
 		return r, nil
 	}
-	// An engine of its own: another's cache may hold the beginning of the prompt.
-	e, err := generate.New(w.Model.Model, generate.Options{Attention: j.Attention, Costs: w.Costs, Threads: w.Threads})
+	e, err := w.engine(&j)
 	if err != nil {
 		return r, fmt.Errorf("%s: %w", &j, err)
 	}

@@ -142,5 +142,8 @@ func TestAccepts(t *testing.T) {
 		if _, err := w.Do(context.Background(), j, nil); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v; want %q", err, want)
 		}
+		if err := w.Check(&j); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v from Check; want %q", err, want)
+		}
 	}
 }

@@ -41,7 +41,8 @@ how well it answers under each, with confidence intervals:
 Results are appended to DIR/results.jsonl as they come, a line for each sample under each
 method: prompt tokens, method and parameters, output, score, time to first token, density,
 audited recall. Killed at any moment and started again with the same command, it repeats no
-finished sample and loses none. The same seed gives the same samples, under every method and
+finished sample and loses none. A sample that fails is a line with its error; the others are
+asked all the same, the exit status is 1, and the same command tries it again. The same seed gives the same samples, under every method and
 on every machine.
 
 With --report, DIR gets a page, index.html, that needs no network, its figures as SVG and PNG,
@@ -318,7 +319,11 @@ func (x *evaluation) run(c *cobra.Command, tasks []*eval.Task, flag string, samp
 		return failed
 	}
 	if len(records) < len(jobs) {
-		x.notes = append(x.notes, fmt.Sprintf("%d of %d results are there: each sample under each method is one.", len(records), len(jobs)))
+		note := fmt.Sprintf("%d of %d results are there: each sample under each method is one.", len(records), len(jobs))
+		if n := len(eval.Select(store.Failed(), jobs)); n > 0 {
+			note += fmt.Sprintf(" %d failed.", n)
+		}
+		x.notes = append(x.notes, note)
 	}
 	if x.finish != nil {
 		return errors.Join(x.finish(c, name, records, x.notes), failed)
@@ -386,8 +391,8 @@ func putInChat(ctx context.Context, m *checkpoint, f *eval.Format) error {
 // ask does the jobs that are not finished. What can be known to be wrong with any of them is said before the first.
 func (x *evaluation) ask(c *cobra.Command, worker *eval.Worker, jobs []eval.Job, store *eval.Store, title string) error {
 	type kind struct {
-		task   string
-		length int
+		task, method string
+		length       int
 	}
 	checked := make(map[kind]bool)
 	preparing := startProgress(c.ErrOrStderr(), "preparing")
@@ -400,12 +405,12 @@ func (x *evaluation) ask(c *cobra.Command, worker *eval.Worker, jobs []eval.Job,
 		if err := c.Context().Err(); err != nil {
 			return err
 		}
-		if k := (kind{j.Task, j.Length}); !checked[k] {
+		if k := (kind{j.Task, j.Method, j.Length}); !checked[k] {
 			checked[k] = true
 			if err := worker.Check(j); err != nil {
 				return err
 			}
-			preparing.report(float64(len(checked)) / float64(len(worker.Tasks)*len(x.lengths)))
+			preparing.report(float64(len(checked)) / float64(len(worker.Tasks)*len(x.methods)*len(x.lengths)))
 		}
 	}
 	preparing.end()
@@ -450,6 +455,9 @@ func startEvaluation(w io.Writer) *evaluationBar {
 
 func (b *evaluationBar) report(p queue.Progress) {
 	text := fmt.Sprintf("  %d of %d", p.Done, p.All)
+	if p.Failed > 0 {
+		text += fmt.Sprintf(", %d failed", p.Failed)
+	}
 	if p.Workers > 1 {
 		text += fmt.Sprintf(", %d workers", p.Workers)
 	}

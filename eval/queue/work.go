@@ -83,11 +83,12 @@ func (c *Conn) Work(ctx context.Context, w Worker) (done int, err error) {
 				}
 				return done, err
 			}
-			// A worker that fails at everything is to leave jobs to others.
-			if ok {
+			switch {
+			case ok:
 				done++
 				failed = 0
-			} else {
+			case c.embedded == nil:
+				// A worker that fails at everything is to leave jobs to others.
 				failed++
 				pause(ctx, min(time.Second<<min(failed, 6), time.Minute)/2)
 			}
