@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -36,6 +37,7 @@ type Model struct {
 	weights         []Weight
 	metadata        *Metadata   // nil unless the model is a GGUF file
 	files           []io.Closer // that the weights lie in
+	paths           []string    // see Files
 }
 
 // A layer is the weights of one decoder block; matrices are [out, in]. Biases and norms that the model has not are nil.
@@ -208,8 +210,10 @@ func openDirectory(dir string) (m *Model, err error) {
 	if err != nil {
 		return nil, err
 	}
+	paths := []string{path}
 	path = filepath.Join(dir, "generation_config.json")
 	if data, err := os.ReadFile(path); err == nil {
+		paths = append(paths, path)
 		if err := cfg.addGeneration(path, data); err != nil {
 			return nil, err
 		}
@@ -228,6 +232,7 @@ func openDirectory(dir string) (m *Model, err error) {
 	defer mmap.Guard(&err)()
 	if m, err = build(cfg, s); err == nil {
 		m.files = s.all()
+		m.paths = append(paths, s.paths()...)
 	}
 	return m, err
 }
@@ -244,6 +249,10 @@ func (m *Model) Close() error {
 
 // Config returns the model's shape. The caller must not change its slices.
 func (m *Model) Config() Config { return m.cfg }
+
+// Files returns the paths of the files that Open read the model from, none if the model comes from elsewhere. The caller must not
+// change them.
+func (m *Model) Files() []string { return m.paths }
 
 // Metadata returns what a GGUF file holds beside the model, nil if the model comes from elsewhere. The caller must not
 // change it.
@@ -327,6 +336,18 @@ func (s *shards) all() []io.Closer {
 		files = append(files, f)
 	}
 	return files
+}
+
+// paths returns the index, if there is one, and the files that are open.
+func (s *shards) paths() []string {
+	var paths []string
+	if s.index != "" {
+		paths = append(paths, s.index)
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.files)) {
+		paths = append(paths, filepath.Join(s.dir, name))
+	}
+	return paths
 }
 
 // tensor returns the file that holds a tensor, and its element type, after checking its shape.

@@ -357,7 +357,7 @@ func (x *evaluation) open(ctx context.Context) (*eval.Model, string, error) {
 		return nil, "", err
 	}
 	out := &eval.Model{Model: m.Model}
-	if out.ID, err = eval.Fingerprint(m.path); err == nil {
+	if out.ID, err = eval.Fingerprint(m.files()...); err == nil {
 		out.Tokenizer, err = m.tokenizer()
 	}
 	if err == nil && x.chat {
