@@ -24,8 +24,8 @@ type Model struct {
 // A Worker does jobs with a model.
 type Worker struct {
 	Model   *Model
-	Tasks   []*Task // that it can do
-	Costs   *anchor.Costs
+	Tasks   []*Task       // that it can do
+	Costs   *anchor.Costs // of the machine, nil meaning the default ones; see [Worker.CostsOf]
 	Threads int
 
 	mu   sync.Mutex
@@ -81,9 +81,17 @@ func (w *Worker) Check(j *Job) error {
 	return nil
 }
 
+// CostsOf returns the costs that a job is done by: its own if results depend on them, and else those of the machine.
+func (w *Worker) CostsOf(j *Job) *anchor.Costs {
+	if byCosts(j.Attention) {
+		return j.Costs
+	}
+	return w.Costs
+}
+
 // engine returns an engine of the job's own: another's cache may hold the beginning of the prompt.
 func (w *Worker) engine(j *Job) (*generate.Engine, error) {
-	return generate.New(w.Model.Model, generate.Options{Attention: j.Attention, Costs: w.Costs, Threads: w.Threads})
+	return generate.New(w.Model.Model, generate.Options{Attention: j.Attention, Costs: w.CostsOf(j), Threads: w.Threads})
 }
 
 // sample makes the sample of a job.

@@ -297,7 +297,7 @@ func (x *evaluation) run(c *cobra.Command, tasks []*eval.Task, flag string, samp
 		}
 	}
 	plan := eval.Plan{
-		Tasks: tasks, Lengths: x.lengths, Samples: samples * unit, Seed: x.seed, Methods: methods, Audit: x.audit,
+		Tasks: tasks, Lengths: x.lengths, Samples: samples * unit, Seed: x.seed, Methods: methods, Costs: costs, Audit: x.audit,
 		Model: m.ID, Format: &m.Format,
 	}
 	if err := os.MkdirAll(x.dir, 0o777); err != nil {

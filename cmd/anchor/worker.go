@@ -34,7 +34,8 @@ after half a minute, and at once if it ends by Ctrl-C or SIGTERM.
 
 A worker serves evaluations of its own version of anchor, its own model and data: --model,
 --chat and the files that samples are made of are to be the same as there. Others it refuses,
-says why in both logs, and leaves them to other workers.
+says why in both logs, and leaves them to other workers. --costs is how this machine walks
+keys; where method auto goes dense the evaluation's --costs decide, on every machine.
 
 TLS is used where the address begins with tls:// or the server wants it. You are known by user
 and password in the address, --nats-creds, --nats-nkey or --nats-cert, as the server wants.
