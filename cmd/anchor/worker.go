@@ -97,7 +97,7 @@ level, msg and what there is to it, such as job, score, ttft and took (in second
 		defer conn.Close()
 		w := &eval.Worker{Model: m, Tasks: tasks, Costs: costs, Threads: *x.threads}
 		me := workerName()
-		log.Info("worker ready", "worker", me, "model", name, "fingerprint", m.ID, "version", queue.Version(), "server", conn.Server())
+		log.Info("worker ready", "worker", me, "model", name, "fingerprint", m.ID, "version", eval.Version(), "server", conn.Server())
 		start := time.Now()
 		done, err := conn.Work(c.Context(), queue.Worker{Name: me, Accepts: w.Accepts, Do: w.Do, Idle: idle})
 		log.Info("worker ended", "samples", done, "after", time.Since(start).Round(time.Second))

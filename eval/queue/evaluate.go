@@ -23,7 +23,7 @@ type Evaluation struct {
 	ID    string
 	Title string // for people
 
-	Version string        // of the code, which workers must have; empty means [Version]
+	Version string        // of the code, which workers must have; empty means [eval.Version]
 	Window  int           // jobs that are published and not in the store, at most; 0 means 1024
 	AckWait time.Duration // silence of a worker after which its job goes to another; 0 means 30 s
 	Tries   int           // how often a job is begun before it has failed; 0 means 5
@@ -49,7 +49,7 @@ func (c *Conn) Evaluate(ctx context.Context, e Evaluation) (err error) {
 	case e.Tries < 0:
 		return fmt.Errorf("queue: Tries is %d; want ≥ 0", e.Tries)
 	}
-	e.Version = or(e.Version, Version())
+	e.Version = or(e.Version, eval.Version())
 	e.Window = or(e.Window, 1024)
 	e.AckWait = or(e.AckWait, 30*time.Second)
 	e.Tries = or(e.Tries, 5)
