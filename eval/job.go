@@ -120,16 +120,9 @@ type Done struct {
 	AttentionSeconds float64 `json:"attention_seconds"` // of those, in attention
 	Seconds          float64 `json:"seconds"`           // of the job, the making of the sample included
 
-	Density float64 `json:"density"`
-	Recall  *Recall `json:"recall,omitempty"` // audited
+	Density float64        `json:"density"`
+	Recall  *anchor.Recall `json:"recall,omitempty"` // audited
 
 	ISA     string `json:"isa,omitempty"` // level of the kernels
 	Version string `json:"version"`       // of the code
-}
-
-// Recall is the share of the true softmax mass on the keys attended: mean over the audited rows, 5th percentile, minimum.
-type Recall struct {
-	Mean float64 `json:"mean"`
-	P5   float64 `json:"p5"`
-	Min  float64 `json:"min"`
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/anchorattention/anchor"
 	"github.com/anchorattention/anchor/eval"
 	"github.com/anchorattention/anchor/generate"
 )
@@ -157,7 +158,7 @@ func records(n int) []eval.Record {
 	for _, j := range plan()[:n] {
 		all = append(all, eval.Record{ID: j.ID(), Job: j, Done: eval.Done{
 			Answers: []string{"a\nb"}, Output: "\"ü\x00\n", Score: 0.5, Values: map[string]float64{"depth": 0.5}, Version: "v",
-			Recall: &eval.Recall{Mean: 0.9, P5: 0.8, Min: 0.1},
+			Recall: &anchor.Recall{Mean: 0.9, P5: 0.8, Min: 0.1},
 		}})
 	}
 	return all

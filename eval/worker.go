@@ -152,7 +152,8 @@ func (w *Worker) Do(ctx context.Context, j Job, progress func(share float64)) (R
 		Density: res.Attention.Density(), ISA: res.Attention.ISA, Version: Version(),
 	}
 	if len(res.Attention.Audit) > 0 {
-		r.Recall = (*Recall)(&res.Attention.Recall)
+		recall := res.Attention.Recall // and not all that it is part of
+		r.Recall = &recall
 	}
 	return r, nil
 }

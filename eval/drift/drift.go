@@ -291,7 +291,8 @@ func (t *Text) measure(ctx context.Context, w *eval.Worker, j *eval.Job, progres
 		AttentionSeconds: r.stats.AttentionSeconds, Density: r.stats.Attention.Density(), ISA: r.stats.Attention.ISA,
 	}
 	if len(r.stats.Attention.Audit) > 0 {
-		d.Recall = (*eval.Recall)(&r.stats.Attention.Recall)
+		recall := r.stats.Attention.Recall // and not all that it is part of
+		d.Recall = &recall
 	}
 	nll := func(row int) float64 { return r.nll[row] }
 	change := func(row int) float64 { return r.nll[row] - ref.nll[row] }
