@@ -19,7 +19,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"unsafe"
 
 	"github.com/anchorattention/anchor/internal/kernel"
 	"github.com/anchorattention/anchor/internal/matrix"
@@ -397,7 +396,7 @@ func (s *shards) load(name string, rows, cols int, shape ...int) (*matrix.Matrix
 	if kind == "F16" {
 		typ = matrix.F16
 	}
-	return matrix.New(typ, rows, cols, unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(bits))), 2*len(bits)))
+	return matrix.FromHalves(typ, bits, rows, cols), nil
 }
 
 func (s *shards) matrix(name string, rows, cols int) (*matrix.Matrix, error) {
