@@ -52,7 +52,8 @@ low, high}, change, prompt_tokens, density, ttft_seconds, recall, depths}], over
 
 With --nats, "anchor worker" does the samples, on any number of machines: see its help.
 
-Interrupted, it reports what is finished.`,
+Interrupted, it reports what is finished. Where stderr is no terminal, it says once a minute how far
+it is.`,
 		Example: `  anchor eval lookup -o out
   anchor eval ruler --model ./Llama-3.1-8B --lengths 4096,16384,65536 --samples 100 -o out --report
   anchor eval niah --model ./Llama-3.1-8B --methods dense,anchor=8,anchor=12 --lengths 8192,32768 -o out`,

@@ -248,7 +248,14 @@ func evaluationID(ctx context.Context, dir string) (string, error) {
 func (x *evaluation) evaluate(c *cobra.Command, w *eval.Worker, jobs []eval.Job, store *eval.Store, title string) error {
 	bar := startEvaluation(c.ErrOrStderr())
 	defer bar.end()
-	e := queue.Evaluation{Jobs: jobs, Store: store, Title: title}
+	log := newLog(bar, slog.LevelInfo)
+	tell := teller{log: log}
+	e := queue.Evaluation{Jobs: jobs, Store: store, Title: title, Progress: func(p queue.Progress) {
+		bar.report(p)
+		if !bar.terminal {
+			tell.report(p, time.Now())
+		}
+	}}
 	if x.nats.URL == "" {
 		conn, err := queue.Embedded(newLog(bar, slog.LevelWarn))
 		if err != nil {
@@ -262,12 +269,12 @@ func (x *evaluation) evaluate(c *cobra.Command, w *eval.Worker, jobs []eval.Job,
 			cancel(err)
 			ended <- err
 		}()
-		e.Tries, e.Progress = 1, bar.report
+		e.Tries = 1
+		tell.last = time.Now() // a short run says nothing
 		err = conn.Evaluate(ctx, e)
 		cancel(nil)
 		return errors.Join(err, <-ended)
 	}
-	log := newLog(bar, slog.LevelInfo)
 	o := *x.nats
 	o.Log = log
 	conn, err := queue.Dial(c.Context(), o)
@@ -278,16 +285,27 @@ func (x *evaluation) evaluate(c *cobra.Command, w *eval.Worker, jobs []eval.Job,
 	if e.ID, err = evaluationID(c.Context(), x.dir); err != nil {
 		return err
 	}
-	var told time.Time
-	e.Progress = func(p queue.Progress) {
-		bar.report(p)
-		if bar.terminal || p.Done < p.All && time.Since(told) < time.Minute {
-			return
-		}
-		told = time.Now()
-		log.Info("samples", "done", fmt.Sprintf("%d of %d", p.Done, p.All), "workers", p.Workers, "left", leftText(p))
-	}
+	tell.toEnd = true
 	return conn.Evaluate(c.Context(), e)
+}
+
+// A teller tells a log once a minute how far an evaluation is.
+type teller struct {
+	log   *slog.Logger
+	last  time.Time // that it did so
+	toEnd bool      // it tells of the end, too
+}
+
+func (t *teller) report(p queue.Progress, now time.Time) {
+	if now.Sub(t.last) < time.Minute && !(t.toEnd && p.Done == p.All) {
+		return
+	}
+	t.last = now
+	failed := ""
+	if p.Failed > 0 {
+		failed = fmt.Sprint(p.Failed)
+	}
+	t.log.Info("samples", "done", fmt.Sprintf("%d of %d", p.Done, p.All), "failed", failed, "workers", p.Workers, "left", leftText(p))
 }
 
 // command returns the command line for reports, without what is secret in the address.
