@@ -18,7 +18,6 @@ import (
 	"github.com/anchorattention/anchor/eval/queue"
 	"github.com/anchorattention/anchor/eval/ruler"
 	"github.com/anchorattention/anchor/model/retrieval"
-	"github.com/anchorattention/anchor/report"
 	"github.com/anchorattention/anchor/tokenizer"
 	"github.com/spf13/cobra"
 	"github.com/vbauerster/mpb/v8"
@@ -418,8 +417,14 @@ func (x *evaluation) ask(c *cobra.Command, worker *eval.Worker, jobs []eval.Job,
 	return x.evaluate(c, worker, jobs, store, title)
 }
 
-// write writes the report and prints the scores.
-func (x *evaluation) write(c *cobra.Command, e *report.Evaluation) error {
+// A summary is what comes of an evaluation.
+type summary interface {
+	WriteDir(ctx context.Context, dir string, progress func(share float64)) error
+	WriteTable(w io.Writer) error
+}
+
+// write writes the report and prints the figures.
+func (x *evaluation) write(c *cobra.Command, e summary) error {
 	if x.report {
 		// What is finished is kept, even of a run that was interrupted.
 		bar := startProgress(c.ErrOrStderr(), "drawing")
