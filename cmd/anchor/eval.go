@@ -41,8 +41,8 @@ Results are appended to DIR/results.jsonl as they come, a line for each sample u
 method: prompt tokens, method and parameters, output, score, time to first token, density,
 audited recall. Killed at any moment and started again with the same command, it repeats no
 finished sample and loses none. A sample that fails is a line with its error; the others are
-asked all the same, the exit status is 1, and the same command tries it again. The same seed gives the same samples, under every method and
-on every machine.
+asked all the same, the exit status is 1, and the same command tries it again. The same seed
+gives the same samples, under every method and on every machine.
 
 With --report, DIR gets a page, index.html, that needs no network, its figures as SVG and PNG,
 and evaluation.json. With --json, that object is printed: {command, machine, model, suite, isa,
@@ -51,8 +51,8 @@ low, high}, change, prompt_tokens, density, ttft_seconds, recall, depths}], over
 
 With --nats, "anchor worker" does the samples, on any number of machines: see its help.
 
-Interrupted, it reports what is finished. Where stderr is no terminal, it says once a minute how far
-it is.`,
+Interrupted, it reports what is finished. Where stderr is no terminal, it says once a minute
+how far it is.`,
 		Example: `  anchor eval lookup -o out
   anchor eval ruler --model ./Llama-3.1-8B --lengths 4096,16384,65536 --samples 100 -o out --report
   anchor eval niah --model ./Llama-3.1-8B --methods dense,anchor=8,anchor=12 --lengths 8192,32768 -o out`,
