@@ -10,7 +10,7 @@
 //
 //	jobs := eval.Plan{Tasks: tasks, Lengths: lengths, Samples: 100, Methods: methods, Model: w.Model.ID}.Jobs()
 //	store, err := eval.OpenStore("results.jsonl")
-//	err = eval.Run(ctx, jobs, store, w.Do, nil)
+//	err = eval.Run(ctx, jobs, store, w.Do, nil) // says if jobs failed, too: their records have the errors
 //	table := eval.Summarise(store.Records(), 1)
 //
 // # Jobs travel, samples do not

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/anchorattention/anchor"
 	"github.com/anchorattention/anchor/generate"
 )
 
@@ -18,7 +19,10 @@ type Job struct {
 
 	Method    string             `json:"method"` // what reports call it
 	Attention generate.Attention `json:"attention"`
-	Audit     int                `json:"audit,omitempty"` // rows of the prompt, of each head and layer, whose recall is measured
+	// Costs decide where method auto goes dense, nil meaning the default ones. To other methods they are those of the machine: no
+	// key that these attend to depends on them.
+	Costs *anchor.Costs `json:"costs,omitempty"`
+	Audit int           `json:"audit,omitempty"` // rows of the prompt, of each head and layer, whose recall is measured
 
 	// What a sample follows from beside the above and the code.
 	Model string            `json:"model"`          // identity of the model, see [Fingerprint]
@@ -53,7 +57,8 @@ type Plan struct {
 	Samples int // of each task and length
 	Seed    uint64
 	Methods []Method
-	Audit   int // see [Job]
+	Costs   *anchor.Costs // see [Job]; they are left out of jobs of other methods
+	Audit   int           // see [Job]
 
 	Model  string  // see [Job]
 	Format *Format // nil is that of no chat template
@@ -73,9 +78,13 @@ func (p Plan) Jobs() []Job {
 		for i := range p.Samples {
 			for _, t := range p.Tasks {
 				for _, m := range p.Methods {
+					costs := p.Costs
+					if !byCosts(m.Attention) {
+						costs = nil
+					}
 					jobs = append(jobs, Job{
 						Suite: t.Suite, Task: t.Name, Length: length, Index: i, Seed: p.Seed, Method: m.Name, Attention: m.Attention,
-						Audit: p.Audit, Model: p.Model, Chat: chat, Data: t.Data,
+						Costs: costs, Audit: p.Audit, Model: p.Model, Chat: chat, Data: t.Data,
 					})
 				}
 			}
@@ -84,7 +93,10 @@ func (p Plan) Jobs() []Job {
 	return jobs
 }
 
-// A Record is a job that was done, a line of JSON.
+// byCosts reports whether the keys that a prompt attends to depend on the costs.
+func byCosts(a generate.Attention) bool { return a.Method == "auto" }
+
+// A Record is a job that was done, or failed, a line of JSON.
 type Record struct {
 	ID string `json:"id"` // of the job
 	Job
@@ -93,6 +105,7 @@ type Record struct {
 
 // Done is what came of a job.
 type Done struct {
+	Error        string             `json:"error,omitempty"` // why the job failed; nothing else came of it then
 	PromptTokens int                `json:"prompt_tokens"`
 	Answers      []string           `json:"answers"` // expected
 	Output       string             `json:"output"`
@@ -107,16 +120,9 @@ type Done struct {
 	AttentionSeconds float64 `json:"attention_seconds"` // of those, in attention
 	Seconds          float64 `json:"seconds"`           // of the job, the making of the sample included
 
-	Density float64 `json:"density"`
-	Recall  *Recall `json:"recall,omitempty"` // audited
+	Density float64        `json:"density"`
+	Recall  *anchor.Recall `json:"recall,omitempty"` // audited
 
 	ISA     string `json:"isa,omitempty"` // level of the kernels
 	Version string `json:"version"`       // of the code
-}
-
-// Recall is the share of the true softmax mass on the keys attended: mean over the audited rows, 5th percentile, minimum.
-type Recall struct {
-	Mean float64 `json:"mean"`
-	P5   float64 `json:"p5"`
-	Min  float64 `json:"min"`
 }

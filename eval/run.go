@@ -2,6 +2,7 @@ package eval
 
 import (
 	"context"
+	"fmt"
 	"math"
 	"time"
 )
@@ -9,9 +10,10 @@ import (
 // Do does a job: [Worker.Do], or what asks another machine to.
 type Do func(ctx context.Context, j Job, progress func(share float64)) (Record, error)
 
-// Run does the jobs that the store lacks, one after the other, and puts their records into it as they come. An error ends it,
-// as does the end of ctx; what is finished is in the store, and the next Run goes on from there. progress, unless nil, is called
-// now and then.
+// Run does the jobs that the store lacks, one after the other, and puts their records into it as they come. That of a job that
+// fails has the error, and the others are done all the same; the error at the end says how many failed. The end of ctx ends it.
+// What is finished is in the store, and the next Run goes on from there and tries again what failed. progress, unless nil, is
+// called now and then.
 func Run(ctx context.Context, jobs []Job, store *Store, do Do, progress func(Progress)) error {
 	m := NewMeter(jobs, store.Records())
 	if progress == nil {
@@ -27,7 +29,10 @@ func Run(ctx context.Context, jobs []Job, store *Store, do Do, progress func(Pro
 		}
 		r, err := do(ctx, j, func(share float64) { progress(m.Progress(&j, share)) })
 		if err != nil {
-			return err
+			if ctx.Err() != nil {
+				return err
+			}
+			r = FailedRecord(j, err.Error())
 		}
 		if _, err := store.Append(r); err != nil {
 			return err
@@ -35,12 +40,18 @@ func Run(ctx context.Context, jobs []Job, store *Store, do Do, progress func(Pro
 		m.Add(&r)
 		progress(m.Progress(nil, 0))
 	}
-	return nil
+	return m.Err()
+}
+
+// FailedRecord returns the record of a job that failed.
+func FailedRecord(j Job, why string) Record {
+	return Record{ID: j.ID(), Job: j, Done: Done{Error: why, Version: Version()}}
 }
 
 // Progress says how far a run is.
 type Progress struct {
-	Done, All int           // jobs
+	Done, All int           // jobs; those that failed are done, too
+	Failed    int           // jobs
 	Share     float64       // of the time that all take, in [0, 1]
 	Left      time.Duration // that the others take, if one is done at a time; 0 while nobody knows
 }
@@ -52,6 +63,9 @@ type Meter struct {
 	seen  map[class]*took
 	total took // of all classes
 	jobs  int
+
+	failed int
+	why    string // the first failed
 }
 
 // Jobs of a class take about as long.
@@ -82,7 +96,7 @@ func NewMeter(jobs []Job, records []Record) *Meter {
 	return m
 }
 
-// Add notes that a job is done, if it is one of the meter's.
+// Add notes that a job is done or has failed, if it is one of the meter's.
 func (m *Meter) Add(r *Record) {
 	c, ok := m.left[r.ID]
 	if !ok {
@@ -90,6 +104,12 @@ func (m *Meter) Add(r *Record) {
 	}
 	delete(m.left, r.ID)
 	m.count[c]--
+	if r.Error != "" {
+		if m.failed++; m.failed == 1 {
+			m.why = r.Error
+		}
+		return // how long it took says nothing
+	}
 	if m.seen[c] == nil {
 		m.seen[c] = &took{}
 	}
@@ -98,6 +118,14 @@ func (m *Meter) Add(r *Record) {
 		t.jobs++
 		t.weight += c.weight()
 	}
+}
+
+// Err returns an error if jobs failed: how many, and why the first did.
+func (m *Meter) Err() error {
+	if m.failed == 0 {
+		return nil
+	}
+	return fmt.Errorf("%d of %d samples failed, the first with: %s", m.failed, m.jobs, m.why)
 }
 
 // seconds returns what a job of a class takes, if anybody knows.
@@ -113,7 +141,7 @@ func (m *Meter) seconds(c class) float64 {
 
 // Progress says how far the jobs are, of which current, unless nil, is done by a share.
 func (m *Meter) Progress(current *Job, share float64) Progress {
-	p := Progress{Done: m.jobs - len(m.left), All: m.jobs}
+	p := Progress{Done: m.jobs - len(m.left), All: m.jobs, Failed: m.failed}
 	if p.Done == p.All {
 		p.Share = 1
 		return p

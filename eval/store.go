@@ -6,19 +6,24 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
+	"strings"
 	"sync"
 )
 
 // A Store keeps records in a file, a line of JSON each. Lines are appended whole and are on the disk before Append returns. A
 // process that is killed loses no record; of the line that it was writing nothing remains once the store is opened again.
+// A job that failed is not finished: its record is kept apart from the others, until there is one without an error.
 // It is safe for concurrent use by one process; a second one is kept out where the system has locks for files.
 type Store struct {
 	mu      sync.Mutex
 	file    *os.File
 	records []Record
-	index   map[string]int
-	broken  error // of the last append: what the file ends with is not known
+	index   map[string]int    // of records, by ID
+	failed  map[string]Record // by ID
+	broken  error             // of the last append: what the file ends with is not known
 }
 
 // OpenStore opens the store at a path, or makes one. A last line that was not written to its end is dropped, from the file
@@ -49,17 +54,28 @@ func OpenStore(path string) (s *Store, err error) {
 			return nil, fmt.Errorf("cannot drop the last line of %s, which is not whole: %w", path, err)
 		}
 	}
-	s = &Store{file: f, index: make(map[string]int)}
+	s = &Store{file: f, index: make(map[string]int), failed: make(map[string]Record)}
 	for _, r := range records {
 		if _, ok := s.index[r.ID]; !ok { // whoever came first
-			s.index[r.ID] = len(s.records)
-			s.records = append(s.records, r)
+			s.keep(r)
 		}
 	}
 	return s, nil
 }
 
-// ReadRecords returns the records of a store's file, which may be in use. A last line that is not whole is left out.
+// keep notes a record whose job is not finished. s.mu is held.
+func (s *Store) keep(r Record) {
+	if r.Error != "" {
+		s.failed[r.ID] = r
+		return
+	}
+	delete(s.failed, r.ID)
+	s.index[r.ID] = len(s.records)
+	s.records = append(s.records, r)
+}
+
+// ReadRecords returns the records of a store's file, which may be in use, those of failures included. A last line that is not
+// whole is left out.
 func ReadRecords(path string) ([]Record, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -120,8 +136,7 @@ func (s *Store) Append(r Record) (added bool, err error) {
 		s.broken = fmt.Errorf("cannot write %s: %w", s.file.Name(), err)
 		return false, s.broken
 	}
-	s.index[r.ID] = len(s.records)
-	s.records = append(s.records, r)
+	s.keep(r)
 	return true, nil
 }
 
@@ -133,7 +148,14 @@ func (s *Store) Has(id string) bool {
 	return ok
 }
 
-// Records returns the records in the order in which they came. They must not be changed.
+// Failed returns the last records of jobs that failed and are not finished, sorted by ID.
+func (s *Store) Failed() []Record {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.SortedFunc(maps.Values(s.failed), func(a, b Record) int { return strings.Compare(a.ID, b.ID) })
+}
+
+// Records returns the records of finished jobs in the order in which they came. They must not be changed.
 func (s *Store) Records() []Record {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/anchorattention/anchor"
 	"github.com/anchorattention/anchor/eval"
 	"github.com/anchorattention/anchor/generate"
 )
@@ -156,7 +158,7 @@ func records(n int) []eval.Record {
 	for _, j := range plan()[:n] {
 		all = append(all, eval.Record{ID: j.ID(), Job: j, Done: eval.Done{
 			Answers: []string{"a\nb"}, Output: "\"ü\x00\n", Score: 0.5, Values: map[string]float64{"depth": 0.5}, Version: "v",
-			Recall: &eval.Recall{Mean: 0.9, P5: 0.8, Min: 0.1},
+			Recall: &anchor.Recall{Mean: 0.9, P5: 0.8, Min: 0.1},
 		}})
 	}
 	return all
@@ -255,23 +257,30 @@ func TestLocked(t *testing.T) {
 	s.Close()
 }
 
-// Run does what the store lacks, in order, and stops at an error with what was finished kept.
+// Run does what the store lacks, in order. A job that fails is in the file with its error, and is no result: the others are done
+// all the same, and the next run tries it again.
 func TestRun(t *testing.T) {
 	jobs := plan()[:10]
 	path := filepath.Join(t.TempDir(), "results.jsonl")
-	run := func(fail int) (did []int, last eval.Progress, err error) {
+	run := func(fail, cancelled int) (did []int, last eval.Progress, err error) {
 		s, e := eval.OpenStore(path)
 		if e != nil {
 			t.Fatal(e)
 		}
 		defer s.Close()
 		share := 0.0
-		err = eval.Run(context.Background(), jobs, s, func(_ context.Context, j eval.Job, progress func(float64)) (eval.Record, error) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		err = eval.Run(ctx, jobs, s, func(_ context.Context, j eval.Job, progress func(float64)) (eval.Record, error) {
 			if j.Index == fail {
 				return eval.Record{}, fmt.Errorf("job %d", fail)
 			}
 			did = append(did, j.Index)
 			progress(0.5)
+			if j.Index == cancelled {
+				cancel()
+				return eval.Record{}, ctx.Err()
+			}
 			return eval.Record{ID: j.ID(), Job: j, Done: eval.Done{Seconds: 2}}, nil
 		}, func(p eval.Progress) {
 			if p.Share < share || p.All != 10 {
@@ -281,15 +290,42 @@ func TestRun(t *testing.T) {
 		})
 		return did, last, err
 	}
-	did, last, err := run(4)
-	if diff := cmp.Diff([]int{0, 1, 2, 3}, did); diff != "" || err == nil || last.Done != 4 || last.Share != 0.4 || last.Left.Seconds() != 12 {
+	did, last, err := run(-1, 4)
+	if diff := cmp.Diff([]int{0, 1, 2, 3, 4}, did); diff != "" || !errors.Is(err, context.Canceled) || last.Done != 4 || last.Share != 0.45 || last.Left.Seconds() != 11 {
 		t.Errorf("%v, %+v, %v", did, last, err)
 	}
-	did, last, err = run(-1)
-	if diff := cmp.Diff([]int{4, 5, 6, 7, 8, 9}, did); diff != "" || err != nil || last.Done != 10 || last.Share != 1 || last.Left != 0 {
+	did, last, err = run(6, -1)
+	if diff := cmp.Diff([]int{4, 5, 7, 8, 9}, did); diff != "" || last.Done != 10 || last.Failed != 1 || last.Share != 1 || last.Left != 0 {
 		t.Errorf("%v, %+v, %v", did, last, err)
 	}
-	if did, _, err = run(-1); len(did) != 0 || err != nil {
+	if err == nil || !strings.Contains(err.Error(), "1 of 10 samples failed, the first with: job 6") {
+		t.Errorf("%v", err)
+	}
+	for range 2 { // the same from the file
+		s, err := eval.OpenStore(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		failed := s.Failed()
+		if len(s.Records()) != 9 || len(failed) != 1 || failed[0].ID != jobs[6].ID() || failed[0].Error != "job 6" || s.Has(jobs[6].ID()) {
+			t.Errorf("%d records; failed: %+v", len(s.Records()), failed)
+		}
+		s.Close()
+		run(6, -1)
+	}
+	did, last, err = run(-1, -1)
+	if diff := cmp.Diff([]int{6}, did); diff != "" || err != nil || last.Done != 10 || last.Failed != 0 || last.Share != 1 || last.Left != 0 {
+		t.Errorf("%v, %+v, %v", did, last, err)
+	}
+	s, err := eval.OpenStore(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(s.Records()) != 10 || len(s.Failed()) != 0 {
+		t.Errorf("%d records; failed: %+v", len(s.Records()), s.Failed())
+	}
+	s.Close()
+	if did, _, err = run(-1, -1); len(did) != 0 || err != nil {
 		t.Errorf("a run when all is done did %v, %v", did, err)
 	}
 }

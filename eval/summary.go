@@ -130,8 +130,6 @@ func sortWorstFirst(e *report.Evaluation) {
 func summarise(c cell, tasks [][]*Record, dense map[question]float64, seed uint64) report.Score {
 	s := report.Score{Task: c.task, Length: c.length, Method: c.method, Tasks: len(tasks)}
 	var scores, changes [][]float64
-	recall := report.Recall{Min: 1}
-	audited := 0
 	depths := make(map[float64][]float64)
 	var firstTokens []float64
 	for _, records := range tasks {
@@ -145,12 +143,6 @@ func summarise(c cell, tasks [][]*Record, dense map[question]float64, seed uint6
 			s.PromptTokens += float64(r.PromptTokens)
 			s.Density += r.Density
 			firstTokens = append(firstTokens, r.FirstToken)
-			if r.Recall != nil {
-				audited++
-				recall.Mean += r.Recall.Mean
-				recall.P5 += r.Recall.P5
-				recall.Min = min(recall.Min, r.Recall.Min)
-			}
 			if depth, ok := r.Values["depth"]; ok && len(tasks) == 1 {
 				depths[depth] = append(depths[depth], r.Score)
 			}
@@ -164,10 +156,7 @@ func summarise(c cell, tasks [][]*Record, dense map[question]float64, seed uint6
 	s.PromptTokens, s.Density = s.PromptTokens/n, s.Density/n
 	slices.Sort(firstTokens)
 	s.FirstToken = (firstTokens[(len(firstTokens)-1)/2] + firstTokens[len(firstTokens)/2]) / 2
-	if audited > 0 {
-		recall.Mean, recall.P5 = recall.Mean/float64(audited), recall.P5/float64(audited)
-		s.Recall = &recall
-	}
+	s.Recall = MeanRecall(slices.Concat(tasks...))
 	h := fnv.New64a()
 	h.Write([]byte(c.task + "\x00" + c.method + "\x00"))
 	h.Write(binary.LittleEndian.AppendUint64(nil, uint64(c.length)))
@@ -181,6 +170,24 @@ func summarise(c cell, tasks [][]*Record, dense map[question]float64, seed uint6
 		s.Depths = append(s.Depths, report.Depth{Depth: d, Samples: len(depths[d]), Score: average(depths[d])})
 	}
 	return s
+}
+
+// MeanRecall returns the means of the records' recalls and the least of their minima, nil if none was audited.
+func MeanRecall(records []*Record) *report.Recall {
+	all, audited := report.Recall{Min: 1}, 0.0
+	for _, r := range records {
+		if r.Recall != nil {
+			audited++
+			all.Mean += r.Recall.Mean
+			all.P5 += r.Recall.P5
+			all.Min = min(all.Min, r.Recall.Min)
+		}
+	}
+	if audited == 0 {
+		return nil
+	}
+	all.Mean, all.P5 = all.Mean/audited, all.P5/audited
+	return &all
 }
 
 func average(x []float64) float64 {

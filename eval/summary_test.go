@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/anchorattention/anchor"
 	"github.com/anchorattention/anchor/eval"
 	"github.com/anchorattention/anchor/generate"
 	"github.com/anchorattention/anchor/report"
@@ -58,7 +59,7 @@ func TestSummarise(t *testing.T) {
 		j := eval.Job{Suite: "s", Task: task, Length: 100, Index: index, Method: method, Attention: generate.Attention{Method: method}}
 		records = append(records, eval.Record{ID: j.ID(), Job: j, Done: eval.Done{
 			Score: score, Density: 0.5, FirstToken: float64(1 + index*index), PromptTokens: 90, Values: map[string]float64{"depth": depth}, Version: "v", ISA: "avx2",
-			Recall: &eval.Recall{Mean: 0.9, P5: 0.8, Min: score},
+			Recall: &anchor.Recall{Mean: 0.9, P5: 0.8, Min: score},
 		}})
 	}
 	for i := range 4 {

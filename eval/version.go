@@ -3,6 +3,7 @@ package eval
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -50,38 +51,19 @@ var Version = sync.OnceValue(func() string {
 // pieces of a file go into a fingerprint, of so many bytes each.
 const pieces, pieceSize = 64, 4096
 
-// Fingerprint returns an identity of the model at a path: a hash of its file, or of the files *.json, *.safetensors and *.jinja of
-// its directory. Of each file it takes the name, the length and 64 pieces spread over it, so that it takes no longer for
-// large models; small files are taken whole.
-func Fingerprint(path string) (string, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return "", err
-	}
-	names := []string{path}
-	if info.IsDir() {
-		entries, err := os.ReadDir(path) // sorted by name
-		if err != nil {
-			return "", err
-		}
-		names = nil
-		for _, e := range entries {
-			switch filepath.Ext(e.Name()) {
-			case ".json", ".safetensors", ".jinja":
-				names = append(names, filepath.Join(path, e.Name()))
-			}
-		}
-		if len(names) == 0 {
-			return "", fmt.Errorf("%s has no files of a model; want config.json and others", path)
-		}
+// Fingerprint returns an identity of a model that is read from files: a hash of their names, but for that of a single file,
+// their lengths, and of each 64 pieces spread over it, so that it takes no longer for large models; small files are taken whole.
+func Fingerprint(files ...string) (string, error) {
+	if len(files) == 0 {
+		return "", errors.New("eval: there are no files to take a fingerprint of; want those of a model")
 	}
 	hash := sha256.New()
-	for _, name := range names {
-		base := filepath.Base(name)
-		if !info.IsDir() {
-			base = strings.ToLower(filepath.Ext(name)) // a file may be renamed
+	for _, path := range files {
+		base := filepath.Base(path)
+		if len(files) == 1 {
+			base = strings.ToLower(filepath.Ext(path)) // a file may be renamed
 		}
-		if err := fingerprint(hash, base, name); err != nil {
+		if err := fingerprint(hash, base, path); err != nil {
 			return "", err
 		}
 	}

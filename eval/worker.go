@@ -24,8 +24,8 @@ type Model struct {
 // A Worker does jobs with a model.
 type Worker struct {
 	Model   *Model
-	Tasks   []*Task // that it can do
-	Costs   *anchor.Costs
+	Tasks   []*Task       // that it can do
+	Costs   *anchor.Costs // of the machine, nil meaning the default ones; see [Worker.CostsOf]
 	Threads int
 
 	mu   sync.Mutex
@@ -65,16 +65,33 @@ func (w *Worker) task(j *Job) (*Task, error) {
 	return t, nil
 }
 
-// Check is like Accepts, and reports too whether the sample cannot be made, of too short a length for example.
+// Check is like Accepts, and reports too whether the sample cannot be made, of too short a length for example, or the model
+// cannot be asked under the job's method.
 func (w *Worker) Check(j *Job) error {
 	t, err := w.task(j)
 	if err != nil {
 		return err
 	}
-	if _, err := w.sample(t, j); err != nil {
+	if _, err = w.sample(t, j); err == nil {
+		_, err = w.engine(j)
+	}
+	if err != nil {
 		return fmt.Errorf("%s: %w", j, err)
 	}
 	return nil
+}
+
+// CostsOf returns the costs that a job is done by: its own if results depend on them, and else those of the machine.
+func (w *Worker) CostsOf(j *Job) *anchor.Costs {
+	if byCosts(j.Attention) {
+		return j.Costs
+	}
+	return w.Costs
+}
+
+// engine returns an engine of the job's own: another's cache may hold the beginning of the prompt.
+func (w *Worker) engine(j *Job) (*generate.Engine, error) {
+	return generate.New(w.Model.Model, generate.Options{Attention: j.Attention, Costs: w.CostsOf(j), Threads: w.Threads})
 }
 
 // sample makes the sample of a job.
@@ -117,8 +134,7 @@ func (w *Worker) Do(ctx context.Context, j Job, progress func(share float64)) (R
 		r.Seconds, r.Version = time.Since(start).Seconds(), Version()
 		return r, nil
 	}
-	// An engine of its own: another's cache may hold the beginning of the prompt.
-	e, err := generate.New(w.Model.Model, generate.Options{Attention: j.Attention, Costs: w.Costs, Threads: w.Threads})
+	e, err := w.engine(&j)
 	if err != nil {
 		return r, fmt.Errorf("%s: %w", &j, err)
 	}
@@ -136,7 +152,8 @@ func (w *Worker) Do(ctx context.Context, j Job, progress func(share float64)) (R
 		Density: res.Attention.Density(), ISA: res.Attention.ISA, Version: Version(),
 	}
 	if len(res.Attention.Audit) > 0 {
-		r.Recall = (*Recall)(&res.Attention.Recall)
+		recall := res.Attention.Recall // and not all that it is part of
+		r.Recall = &recall
 	}
 	return r, nil
 }

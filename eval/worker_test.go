@@ -142,5 +142,50 @@ func TestAccepts(t *testing.T) {
 		if _, err := w.Do(context.Background(), j, nil); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v; want %q", err, want)
 		}
+		if err := w.Check(&j); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v from Check; want %q", err, want)
+		}
+	}
+}
+
+// Where method auto goes dense follows from the job, on whichever machine, and jobs that differ in that are others; costs are
+// no part of jobs under other methods.
+func TestCosts(t *testing.T) {
+	gather, walk := &anchor.Costs{}, &anchor.Costs{GatherRows: 1e9, GatherRowsPairs: 1e9} // dense nowhere, and wherever anything is kept
+	auto := eval.Method{Name: "auto", Attention: generate.Attention{
+		Method: "auto", Params: anchor.Params{Block: 16, Step: 4, Init: 16, Local: 16, Tail: 16, Theta: 12},
+	}}
+	w := worker(t)
+	jobs := func(costs *anchor.Costs) []eval.Job {
+		return eval.Plan{Tasks: w.Tasks, Lengths: []int{300}, Samples: 1, Methods: append(methods[:2:2], auto), Costs: costs, Model: w.Model.ID}.Jobs()
+	}
+	all := [][]eval.Job{jobs(nil), jobs(gather), jobs(walk)}
+	ids := make(map[string]bool)
+	for _, jobs := range all {
+		for _, j := range jobs {
+			ids[j.ID()] = true
+		}
+	}
+	if len(ids) != 2+3 {
+		t.Errorf("%d jobs; want 2 and auto under three costs", len(ids))
+	}
+	density := make(map[*anchor.Costs]float64)
+	for i, costs := range []*anchor.Costs{gather, walk} {
+		for _, own := range []*anchor.Costs{nil, gather, walk} {
+			w.Costs = own
+			r, err := w.Do(t.Context(), all[1+i][2], nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if density[costs] == 0 {
+				density[costs] = r.Density
+			}
+			if r.Density != density[costs] {
+				t.Errorf("density is %v on one machine and %v on another", density[costs], r.Density)
+			}
+		}
+	}
+	if !(density[gather] < density[walk]) {
+		t.Errorf("density is %v where keys cost nothing to gather, %v where they cost everything", density[gather], density[walk])
 	}
 }

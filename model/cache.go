@@ -40,9 +40,6 @@ func (m *Model) NewCache(capacity int) (*Cache, error) {
 // Len returns the number of tokens in the cache.
 func (c *Cache) Len() int { return c.length }
 
-// Capacity returns the number of tokens the cache was made for.
-func (c *Cache) Capacity() int { return c.capacity }
-
 // Truncate forgets all tokens but the first n. Tokens in shared pages cannot be forgotten.
 func (c *Cache) Truncate(n int) error {
 	if least := c.shared * c.pool.pageTokens; n < least || n > c.length {

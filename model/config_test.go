@@ -354,20 +354,26 @@ func FuzzParseConfig(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if err := c.check(); err != nil {
-			t.Error(err)
-		}
-		if c.Heads%c.KVHeads != 0 || c.HeadDim%2 != 0 || c.Windows != nil && len(c.Windows) != c.Layers {
-			t.Errorf("%+v", c)
-		}
-		freq, factor := c.frequencies()
-		for _, w := range append(freq, factor) {
-			if !(w >= 0 && w <= math.MaxFloat64) {
-				t.Errorf("frequencies %v, factor %v of %+v", freq, factor, c)
-				break
-			}
-		}
+		sound(t, &c)
 	})
+}
+
+// sound checks that a model's sizes can be computed with.
+func sound(t *testing.T, c *Config) {
+	t.Helper()
+	if err := c.check(); err != nil {
+		t.Error(err)
+	}
+	if c.Heads%c.KVHeads != 0 || c.HeadDim%2 != 0 || c.Windows != nil && len(c.Windows) != c.Layers {
+		t.Errorf("%+v", c)
+	}
+	freq, factor := c.frequencies()
+	for _, w := range append(freq, factor) {
+		if !(w >= 0 && w <= math.MaxFloat64) {
+			t.Errorf("frequencies %v, factor %v of %+v", freq, factor, c)
+			break
+		}
+	}
 }
 
 // Whatever the bytes, an index names files beside it only.

@@ -17,17 +17,7 @@ func TestExactInChunks(t *testing.T) {
 		RMSNormEps: 1e-5, RopeTheta: 10000, Tied: true, BOS: -1,
 	}
 	rng := rand.New(rand.NewPCG(1, 1))
-	m, err := New(c, func(_ string, shape ...int) ([]float32, error) {
-		n := 1
-		for _, s := range shape {
-			n *= s
-		}
-		w := make([]float32, n)
-		for i := range w {
-			w[i] = float32(rng.NormFloat64())
-		}
-		return w, nil
-	})
+	m, err := New(c, normal(rng))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -64,7 +64,7 @@ func openGGUF(path string) (m *Model, err error) {
 			return nil, fmt.Errorf("%s: tensor %q is not one of architecture %q", path, t.Name, cfg.Architecture)
 		}
 	}
-	m.metadata, m.files = meta, []io.Closer{f}
+	m.metadata, m.files, m.paths = meta, []io.Closer{f}, []string{path}
 	return m, nil
 }
 

@@ -140,6 +140,9 @@ func open(t testing.TB, path string) *model.Model {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if files := m.Files(); len(files) != 1 || files[0] != path {
+		t.Errorf("%s was read from %v", path, files)
+	}
 	t.Cleanup(func() {
 		if err := m.Close(); err != nil {
 			t.Error(err)

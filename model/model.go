@@ -15,10 +15,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
-	"unsafe"
 
 	"github.com/anchorattention/anchor/internal/kernel"
 	"github.com/anchorattention/anchor/internal/matrix"
@@ -36,6 +36,7 @@ type Model struct {
 	weights         []Weight
 	metadata        *Metadata   // nil unless the model is a GGUF file
 	files           []io.Closer // that the weights lie in
+	paths           []string    // see Files
 }
 
 // A layer is the weights of one decoder block; matrices are [out, in]. Biases and norms that the model has not are nil.
@@ -208,8 +209,10 @@ func openDirectory(dir string) (m *Model, err error) {
 	if err != nil {
 		return nil, err
 	}
+	paths := []string{path}
 	path = filepath.Join(dir, "generation_config.json")
 	if data, err := os.ReadFile(path); err == nil {
+		paths = append(paths, path)
 		if err := cfg.addGeneration(path, data); err != nil {
 			return nil, err
 		}
@@ -228,6 +231,7 @@ func openDirectory(dir string) (m *Model, err error) {
 	defer mmap.Guard(&err)()
 	if m, err = build(cfg, s); err == nil {
 		m.files = s.all()
+		m.paths = append(paths, s.paths()...)
 	}
 	return m, err
 }
@@ -244,6 +248,10 @@ func (m *Model) Close() error {
 
 // Config returns the model's shape. The caller must not change its slices.
 func (m *Model) Config() Config { return m.cfg }
+
+// Files returns the paths of the files that Open read the model from, none if the model comes from elsewhere. The caller must not
+// change them.
+func (m *Model) Files() []string { return m.paths }
 
 // Metadata returns what a GGUF file holds beside the model, nil if the model comes from elsewhere. The caller must not
 // change it.
@@ -329,6 +337,18 @@ func (s *shards) all() []io.Closer {
 	return files
 }
 
+// paths returns the index, if there is one, and the files that are open.
+func (s *shards) paths() []string {
+	var paths []string
+	if s.index != "" {
+		paths = append(paths, s.index)
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.files)) {
+		paths = append(paths, filepath.Join(s.dir, name))
+	}
+	return paths
+}
+
 // tensor returns the file that holds a tensor, and its element type, after checking its shape.
 func (s *shards) tensor(name string, shape ...int) (*safetensors.File, string, error) {
 	file := singleFile
@@ -376,7 +396,7 @@ func (s *shards) load(name string, rows, cols int, shape ...int) (*matrix.Matrix
 	if kind == "F16" {
 		typ = matrix.F16
 	}
-	return matrix.New(typ, rows, cols, unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(bits))), 2*len(bits)))
+	return matrix.FromHalves(typ, bits, rows, cols), nil
 }
 
 func (s *shards) matrix(name string, rows, cols int) (*matrix.Matrix, error) {

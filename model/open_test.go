@@ -5,6 +5,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -112,10 +113,20 @@ func TestOpen(t *testing.T) {
 		dir := t.TempDir()
 		write(t, dir, "config.json", configJSON)
 		test.write(dir)
+		files, err := filepath.Glob(filepath.Join(dir, "*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(t, dir, "evaluation.json", "{}") // not of the model
+		writeTensors(t, dir, "layer-0.safetensors", tensors...)
 		m, err := model.Open(dir)
 		if err != nil {
 			t.Errorf("%s: %v", test.name, err)
 			continue
+		}
+		read := slices.Sorted(slices.Values(m.Files()))
+		if diff := cmp.Diff(files, read); diff != "" {
+			t.Errorf("%s was read from: %s", test.name, diff)
 		}
 		wantConfig := c
 		wantConfig.EOS = test.eos

@@ -71,9 +71,6 @@ func (m *Model) newPool(dtype anchor.DType, pageTokens, pages int) *Pool {
 // rows returns how many rows of HeadDim elements a page has.
 func (p *Pool) rows() int { return 2 * p.model.cfg.Layers * p.model.cfg.KVHeads * p.pageTokens }
 
-// DType returns the type of the elements.
-func (p *Pool) DType() anchor.DType { return p.dtype }
-
 // PageBytes returns the memory of a page.
 func (p *Pool) PageBytes() int64 {
 	row := int64(p.model.cfg.HeadDim)

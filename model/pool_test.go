@@ -24,8 +24,16 @@ func tinyModel(t testing.TB, positions int, windows ...int) *Model {
 		Vocab: 30, Hidden: 32, Intermediate: 20, Layers: 2, Heads: 4, KVHeads: 2, HeadDim: 8, MaxPositions: positions,
 		RMSNormEps: 1e-6, RopeTheta: 1000, BOS: -1, Windows: windows,
 	}
-	rng := rand.New(rand.NewPCG(1, 1))
-	m, err := New(c, func(_ string, shape ...int) ([]float32, error) {
+	m, err := New(c, normal(rand.New(rand.NewPCG(1, 1))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// normal returns a source of normally distributed weights.
+func normal(rng *rand.Rand) func(name string, shape ...int) ([]float32, error) {
+	return func(_ string, shape ...int) ([]float32, error) {
 		n := 1
 		for _, s := range shape {
 			n *= s
@@ -35,11 +43,7 @@ func tinyModel(t testing.TB, positions int, windows ...int) *Model {
 			w[i] = float32(rng.NormFloat64())
 		}
 		return w, nil
-	})
-	if err != nil {
-		t.Fatal(err)
 	}
-	return m
 }
 
 func randomIDs(n int, seed uint64) []int32 {

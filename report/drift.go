@@ -1,15 +1,12 @@
 package report
 
 import (
-	"bytes"
 	"context"
 	_ "embed"
-	"encoding/json"
 	"fmt"
 	"html/template"
 	"io"
 	"math"
-	"os"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -88,7 +85,7 @@ func (d *Drift) WriteTable(w io.Writer) error {
 	fmt.Fprintln(t, "tokens\tmethod\tchange of loss\tdivergence\tsame token\trecall\tp5\tmin\t")
 	for i := range d.Drifts {
 		x := &d.Drifts[i]
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t\n", thousands(x.Length), clean(x.Method), strings.Join(x.cells(x.Tail), "\t"), strings.Join(x.recall(), "\t"))
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t\n", thousands(x.Length), clean(x.Method), strings.Join(x.cells(x.Tail), "\t"), strings.Join(x.Recall.texts(), "\t"))
 	}
 	t.Flush()
 	out.WriteString(`
@@ -119,31 +116,8 @@ func (x *Drifted) cells(of map[string]*Interval) []string {
 	return cells
 }
 
-// recall are mean, 5th percentile and minimum.
-func (x *Drifted) recall() []string {
-	if x.Recall == nil {
-		return []string{"–", "–", "–"}
-	}
-	return []string{fixed(x.Recall.Mean), fixed(x.Recall.P5), fixed(x.Recall.Min)}
-}
-
-func (i *Interval) text(scale float64, format string) string {
-	return fmt.Sprintf("%s [%s, %s]", number(scale*i.Mean, format), number(scale*i.Low, format), number(scale*i.High, format))
-}
-
 // facts are what was measured and where.
-func (d *Drift) facts() string {
-	var facts []string
-	for _, f := range []string{d.Model, d.Text, d.Machine, d.ISA} {
-		if f = clean(f); f != "" {
-			facts = append(facts, f)
-		}
-	}
-	if len(d.Versions) > 1 {
-		facts = append(facts, fmt.Sprintf("by %d versions of the code", len(d.Versions)))
-	}
-	return strings.Join(facts, ", ")
-}
+func (d *Drift) facts() string { return facts(d.Versions, d.Model, d.Text, d.Machine, d.ISA) }
 
 //go:embed drift.html
 var driftText string
@@ -168,43 +142,19 @@ type driftRow struct {
 // index.html, which needs nothing else, last. Files appear whole or not at all; the end of the context is an error, after which
 // no more of them appear. progress, unless nil, is called after each figure with the share of them that are there.
 func (d *Drift) WriteDir(ctx context.Context, dir string, progress func(share float64)) error {
-	data, err := json.Marshal(d)
-	if err != nil {
-		return fmt.Errorf("cannot write %s: %w", dir, err)
-	}
-	if err := os.MkdirAll(dir, 0o777); err != nil {
-		return err
-	}
-	if err := writeFile(ctx, dir, "drift.json", append(data, '\n')); err != nil {
-		return err
-	}
-	p := driftPage{Title: "Drift from dense attention", Facts: d.facts(), Command: clean(d.Command)}
-	for _, note := range d.Notes {
-		p.Notes = append(p.Notes, clean(note))
-	}
-	for i := range d.Drifts {
-		x := &d.Drifts[i]
-		row := driftRow{Length: thousands(x.Length), Method: clean(x.Method), Windows: x.Windows}
-		row.Cells = slices.Concat([]string{percent(x.Density), x.Perplexity.text(1, "%.4g")}, x.cells(x.Body), x.cells(x.Tail), x.recall(),
-			[]string{seconds(x.AttentionSeconds)})
-		p.Rows = append(p.Rows, row)
-	}
-	figures := d.figures()
-	for i, f := range figures {
-		figure, err := f.write(ctx, dir)
-		if err != nil {
-			return err
+	return writeDir(ctx, dir, "drift.json", d, d.figures(), progress, driftTemplate, func(drawn []pageFigure) any {
+		p := driftPage{
+			Title: "Drift from dense attention", Facts: d.facts(), Command: clean(d.Command), Notes: cleanAll(d.Notes), Figures: drawn,
 		}
-		p.Figures = append(p.Figures, figure)
-		if progress != nil {
-			progress(float64(i+1) / float64(len(figures)))
+		for i := range d.Drifts {
+			x := &d.Drifts[i]
+			row := driftRow{Length: thousands(x.Length), Method: clean(x.Method), Windows: x.Windows}
+			row.Cells = slices.Concat([]string{percent(x.Density), x.Perplexity.text(1, "%.4g")}, x.cells(x.Body), x.cells(x.Tail),
+				x.Recall.texts(), []string{seconds(x.AttentionSeconds)})
+			p.Rows = append(p.Rows, row)
 		}
-	}
-	var out bytes.Buffer
-	if err := driftTemplate.Execute(&out, p); err != nil {
-		return fmt.Errorf("cannot write %s: %w", dir, err)
-	}
-	return writeFile(ctx, dir, "index.html", out.Bytes())
+		return p
+	})
 }
 
 // figures returns a figure for each measurement, with a plot for each length.

@@ -1,13 +1,10 @@
 package report
 
 import (
-	"bytes"
 	"context"
 	_ "embed"
-	"encoding/json"
 	"fmt"
 	"html/template"
-	"os"
 )
 
 //go:embed evaluation.html
@@ -38,39 +35,12 @@ type scoreCell struct {
 // PNG, and index.html, which needs nothing else, last. Files appear whole or not at all; the end of the context is an error, after
 // which no more of them appear. progress, unless nil, is called after each figure with the share of them that are there.
 func (e *Evaluation) WriteDir(ctx context.Context, dir string, progress func(share float64)) error {
-	data, err := json.Marshal(e)
-	if err != nil {
-		return fmt.Errorf("cannot write %s: %w", dir, err)
-	}
-	if err := os.MkdirAll(dir, 0o777); err != nil {
-		return err
-	}
-	if err := writeFile(ctx, dir, "evaluation.json", append(data, '\n')); err != nil {
-		return err
-	}
-	p := evaluationPage{Title: e.title(), Facts: e.facts(), Command: clean(e.Command), Overall: e.rows(e.Overall), Scores: e.rows(e.Scores)}
-	for _, note := range e.Notes {
-		p.Notes = append(p.Notes, clean(note))
-	}
-	for _, task := range e.tasks() {
-		p.Tasks = append(p.Tasks, clean(task))
-	}
-	figures := e.figures()
-	for i, f := range figures {
-		figure, err := f.write(ctx, dir)
-		if err != nil {
-			return err
+	return writeDir(ctx, dir, "evaluation.json", e, e.figures(), progress, evaluationTemplate, func(drawn []pageFigure) any {
+		return evaluationPage{
+			Title: e.title(), Facts: e.facts(), Command: clean(e.Command), Notes: cleanAll(e.Notes), Tasks: cleanAll(e.tasks()),
+			Figures: drawn, Overall: e.rows(e.Overall), Scores: e.rows(e.Scores),
 		}
-		p.Figures = append(p.Figures, figure)
-		if progress != nil {
-			progress(float64(i+1) / float64(len(figures)))
-		}
-	}
-	var out bytes.Buffer
-	if err := evaluationTemplate.Execute(&out, p); err != nil {
-		return fmt.Errorf("cannot write %s: %w", dir, err)
-	}
-	return writeFile(ctx, dir, "index.html", out.Bytes())
+	})
 }
 
 func (e *Evaluation) title() string {

@@ -3,6 +3,7 @@ package report
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 )
@@ -48,7 +49,7 @@ func (e *Evaluation) WriteTable(w io.Writer) error {
 	fmt.Fprintln(t, "tokens\tmethod\tsamples\tscore\tagainst dense\tdensity\trecall\tp5\tmin\tfirst token\t")
 	for _, s := range e.Overall {
 		fmt.Fprintf(t, "%s\t%s\t%d\t%s\t%s\t%s\t%s\t%s\t\n", thousands(s.Length), clean(s.Method), s.Samples, s.text(),
-			s.change(), percent(s.Density), strings.Join(s.recall(), "\t"), seconds(s.FirstToken))
+			s.change(), percent(s.Density), strings.Join(s.Recall.texts(), "\t"), seconds(s.FirstToken))
 	}
 	t.Flush()
 	out.WriteString(`
@@ -65,17 +66,15 @@ mass, on audited rows: mean, 5th percentile, minimum.
 }
 
 // facts are what was evaluated and where.
-func (e *Evaluation) facts() string {
-	var facts []string
-	for _, f := range []string{e.Suite, e.Model, e.Machine, e.ISA} {
-		if f = clean(f); f != "" {
-			facts = append(facts, f)
-		}
+func (e *Evaluation) facts() string { return facts(e.Versions, e.Suite, e.Model, e.Machine, e.ISA) }
+
+// facts lists what there is of some, and that there are several versions.
+func facts(versions []string, some ...string) string {
+	list := slices.DeleteFunc(cleanAll(some), func(fact string) bool { return fact == "" })
+	if len(versions) > 1 {
+		list = append(list, fmt.Sprintf("by %d versions of the code", len(versions)))
 	}
-	if len(e.Versions) > 1 {
-		facts = append(facts, fmt.Sprintf("by %d versions of the code", len(e.Versions)))
-	}
-	return strings.Join(facts, ", ")
+	return strings.Join(list, ", ")
 }
 
 // samples says how many there are of a task and length: the most and the least of the methods.
@@ -105,7 +104,7 @@ func (s *Score) text() string {
 	if s == nil {
 		return "–"
 	}
-	return s.Score.percent("%.1f")
+	return s.Score.text(100, "%.1f")
 }
 
 // change is the difference to dense attention, likewise.
@@ -113,17 +112,18 @@ func (s *Score) change() string {
 	if s.Change == nil {
 		return "–"
 	}
-	return s.Change.percent("%+.1f")
+	return s.Change.text(100, "%+.1f")
 }
 
-func (i Interval) percent(format string) string {
-	return fmt.Sprintf("%s [%s, %s]", number(100*i.Mean, format), number(100*i.Low, format), number(100*i.High, format))
+// text is the mean with its interval, of numbers that are shown in a scale.
+func (i *Interval) text(scale float64, format string) string {
+	return fmt.Sprintf("%s [%s, %s]", number(scale*i.Mean, format), number(scale*i.Low, format), number(scale*i.High, format))
 }
 
-// recall are mean, 5th percentile and minimum.
-func (s *Score) recall() []string {
-	if s.Recall == nil {
+// texts are mean, 5th percentile and minimum, dashes if there are none.
+func (r *Recall) texts() []string {
+	if r == nil {
 		return []string{"–", "–", "–"}
 	}
-	return []string{fixed(s.Recall.Mean), fixed(s.Recall.P5), fixed(s.Recall.Min)}
+	return []string{fixed(r.Mean), fixed(r.P5), fixed(r.Min)}
 }

@@ -36,51 +36,53 @@ func (c *Comparison) WriteDir(ctx context.Context, dir string, progress func(sha
 	if err := c.check(); err != nil {
 		return err
 	}
+	figures, each := c.figures()
+	shared := len(figures)
+	for _, f := range each {
+		figures = append(figures, f...)
+	}
+	return writeDir(ctx, dir, "comparison.json", c, figures, progress, pageTemplate, func(drawn []pageFigure) any {
+		p := page{Command: clean(c.Command), Machine: c.machine(), Shared: drawn[:shared]}
+		drawn = drawn[shared:]
+		for i := range c.Inputs {
+			in := c.Inputs[i].page(i)
+			in.Figures, drawn = drawn[:len(each[i])], drawn[len(each[i]):]
+			p.Inputs = append(p.Inputs, in)
+		}
+		return p
+	})
+}
+
+// writeDir is what all WriteDir do: it writes what the page is about into a JSON file of that name, the figures, and the page, which
+// the template makes of what page returns.
+func writeDir(ctx context.Context, dir, name string, about any, figures []figure, progress func(share float64),
+	t *template.Template, page func(drawn []pageFigure) any) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("cannot write %s: %w", dir, err)
 	}
-	data, err := json.Marshal(c)
+	data, err := json.Marshal(about)
 	if err != nil {
 		return fmt.Errorf("cannot write %s: %w", dir, err)
 	}
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return err
 	}
-	if err := writeFile(ctx, dir, "comparison.json", append(data, '\n')); err != nil {
+	if err := writeFile(ctx, dir, name, append(data, '\n')); err != nil {
 		return err
 	}
-	shared, each := c.figures()
-	done, all := 0, len(shared)
-	for _, figures := range each {
-		all += len(figures)
-	}
-	draw := func(figures []figure) ([]pageFigure, error) {
-		var drawn []pageFigure
-		for _, f := range figures {
-			figure, err := f.write(ctx, dir)
-			if err != nil {
-				return nil, err
-			}
-			drawn = append(drawn, figure)
-			if done++; progress != nil {
-				progress(float64(done) / float64(all))
-			}
-		}
-		return drawn, nil
-	}
-	p := page{Command: clean(c.Command), Machine: c.machine()}
-	if p.Shared, err = draw(shared); err != nil {
-		return err
-	}
-	for i := range c.Inputs {
-		in := c.Inputs[i].page(i)
-		if in.Figures, err = draw(each[i]); err != nil {
+	var drawn []pageFigure
+	for i, f := range figures {
+		figure, err := f.write(ctx, dir)
+		if err != nil {
 			return err
 		}
-		p.Inputs = append(p.Inputs, in)
+		drawn = append(drawn, figure)
+		if progress != nil {
+			progress(float64(i+1) / float64(len(figures)))
+		}
 	}
 	var out bytes.Buffer
-	if err := pageTemplate.Execute(&out, p); err != nil {
+	if err := t.Execute(&out, page(drawn)); err != nil {
 		return fmt.Errorf("cannot write %s: %w", dir, err)
 	}
 	return writeFile(ctx, dir, "index.html", out.Bytes())

@@ -392,6 +392,14 @@ func clean(text string) string {
 	}, text)
 }
 
+func cleanAll(texts []string) []string {
+	cleaned := make([]string, len(texts))
+	for i, text := range texts {
+		cleaned[i] = clean(text)
+	}
+	return cleaned
+}
+
 // markdown escapes text for a cell of a table.
 func markdown(text string) string {
 	var out strings.Builder

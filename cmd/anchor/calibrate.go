@@ -3,13 +3,11 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 
 	"github.com/anchorattention/anchor"
 	"github.com/anchorattention/anchor/bench"
-	"github.com/anchorattention/anchor/internal/atomicfile"
 	"github.com/anchorattention/anchor/internal/mmap"
 	"github.com/anchorattention/anchor/internal/safetensors"
 	"github.com/spf13/cobra"
@@ -100,10 +98,7 @@ their own: none, as long as the number of heads is the same.`,
 			return err
 		}
 		bar.end()
-		if *out == "" {
-			return printJSON(c.OutOrStdout(), found)
-		}
-		return atomicfile.Write(c.Context(), *out, func(w io.Writer) error { return printJSON(w, found) })
+		return writeJSON(c, *out, found)
 	}
 	return c
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/anchorattention/anchor/chat"
 	"github.com/anchorattention/anchor/hub"
@@ -51,11 +52,22 @@ func locate(name string) (string, error) {
 	return path, nil
 }
 
+// files returns the files that the model and its tokenizer are read from.
+func (c *checkpoint) files() []string {
+	files := slices.Clone(c.Files())
+	if c.Metadata() == nil {
+		files = append(files, filepath.Join(c.path, tokenizerFile))
+	}
+	return files
+}
+
+const tokenizerFile = "tokenizer.json"
+
 // tokenizer returns the tokenizer: that in a GGUF file, or beside other models.
 func (c *checkpoint) tokenizer() (*tokenizer.Tokenizer, error) {
 	meta := c.Metadata()
 	if meta == nil {
-		return tokenizer.Load(filepath.Join(c.path, "tokenizer.json"))
+		return tokenizer.Load(filepath.Join(c.path, tokenizerFile))
 	}
 	vocabulary := tokenizer.GGUF(meta.Vocabulary)
 	tok, err := tokenizer.FromGGUF(&vocabulary)

@@ -18,7 +18,6 @@ import (
 	"github.com/anchorattention/anchor/eval/queue"
 	"github.com/anchorattention/anchor/eval/ruler"
 	"github.com/anchorattention/anchor/model/retrieval"
-	"github.com/anchorattention/anchor/report"
 	"github.com/anchorattention/anchor/tokenizer"
 	"github.com/spf13/cobra"
 	"github.com/vbauerster/mpb/v8"
@@ -41,8 +40,9 @@ how well it answers under each, with confidence intervals:
 Results are appended to DIR/results.jsonl as they come, a line for each sample under each
 method: prompt tokens, method and parameters, output, score, time to first token, density,
 audited recall. Killed at any moment and started again with the same command, it repeats no
-finished sample and loses none. The same seed gives the same samples, under every method and
-on every machine.
+finished sample and loses none. A sample that fails is a line with its error; the others are
+asked all the same, the exit status is 1, and the same command tries it again. The same seed
+gives the same samples, under every method and on every machine.
 
 With --report, DIR gets a page, index.html, that needs no network, its figures as SVG and PNG,
 and evaluation.json. With --json, that object is printed: {command, machine, model, suite, isa,
@@ -51,7 +51,8 @@ low, high}, change, prompt_tokens, density, ttft_seconds, recall, depths}], over
 
 With --nats, "anchor worker" does the samples, on any number of machines: see its help.
 
-Interrupted, it reports what is finished.`,
+Interrupted, it reports what is finished. Where stderr is no terminal, it says once a minute
+how far it is.`,
 		Example: `  anchor eval lookup -o out
   anchor eval ruler --model ./Llama-3.1-8B --lengths 4096,16384,65536 --samples 100 -o out --report
   anchor eval niah --model ./Llama-3.1-8B --methods dense,anchor=8,anchor=12 --lengths 8192,32768 -o out`,
@@ -296,7 +297,7 @@ func (x *evaluation) run(c *cobra.Command, tasks []*eval.Task, flag string, samp
 		}
 	}
 	plan := eval.Plan{
-		Tasks: tasks, Lengths: x.lengths, Samples: samples * unit, Seed: x.seed, Methods: methods, Audit: x.audit,
+		Tasks: tasks, Lengths: x.lengths, Samples: samples * unit, Seed: x.seed, Methods: methods, Costs: costs, Audit: x.audit,
 		Model: m.ID, Format: &m.Format,
 	}
 	if err := os.MkdirAll(x.dir, 0o777); err != nil {
@@ -318,7 +319,11 @@ func (x *evaluation) run(c *cobra.Command, tasks []*eval.Task, flag string, samp
 		return failed
 	}
 	if len(records) < len(jobs) {
-		x.notes = append(x.notes, fmt.Sprintf("%d of %d results are there: each sample under each method is one.", len(records), len(jobs)))
+		note := fmt.Sprintf("%d of %d results are there: each sample under each method is one.", len(records), len(jobs))
+		if n := len(eval.Select(store.Failed(), jobs)); n > 0 {
+			note += fmt.Sprintf(" %d failed.", n)
+		}
+		x.notes = append(x.notes, note)
 	}
 	if x.finish != nil {
 		return errors.Join(x.finish(c, name, records, x.notes), failed)
@@ -352,7 +357,7 @@ func (x *evaluation) open(ctx context.Context) (*eval.Model, string, error) {
 		return nil, "", err
 	}
 	out := &eval.Model{Model: m.Model}
-	if out.ID, err = eval.Fingerprint(m.path); err == nil {
+	if out.ID, err = eval.Fingerprint(m.files()...); err == nil {
 		out.Tokenizer, err = m.tokenizer()
 	}
 	if err == nil && x.chat {
@@ -386,8 +391,8 @@ func putInChat(ctx context.Context, m *checkpoint, f *eval.Format) error {
 // ask does the jobs that are not finished. What can be known to be wrong with any of them is said before the first.
 func (x *evaluation) ask(c *cobra.Command, worker *eval.Worker, jobs []eval.Job, store *eval.Store, title string) error {
 	type kind struct {
-		task   string
-		length int
+		task, method string
+		length       int
 	}
 	checked := make(map[kind]bool)
 	preparing := startProgress(c.ErrOrStderr(), "preparing")
@@ -400,20 +405,26 @@ func (x *evaluation) ask(c *cobra.Command, worker *eval.Worker, jobs []eval.Job,
 		if err := c.Context().Err(); err != nil {
 			return err
 		}
-		if k := (kind{j.Task, j.Length}); !checked[k] {
+		if k := (kind{j.Task, j.Method, j.Length}); !checked[k] {
 			checked[k] = true
 			if err := worker.Check(j); err != nil {
 				return err
 			}
-			preparing.report(float64(len(checked)) / float64(len(worker.Tasks)*len(x.lengths)))
+			preparing.report(float64(len(checked)) / float64(len(worker.Tasks)*len(x.methods)*len(x.lengths)))
 		}
 	}
 	preparing.end()
 	return x.evaluate(c, worker, jobs, store, title)
 }
 
-// write writes the report and prints the scores.
-func (x *evaluation) write(c *cobra.Command, e *report.Evaluation) error {
+// A summary is what comes of an evaluation.
+type summary interface {
+	WriteDir(ctx context.Context, dir string, progress func(share float64)) error
+	WriteTable(w io.Writer) error
+}
+
+// write writes the report and prints the figures.
+func (x *evaluation) write(c *cobra.Command, e summary) error {
 	if x.report {
 		// What is finished is kept, even of a run that was interrupted.
 		bar := startProgress(c.ErrOrStderr(), "drawing")
@@ -450,6 +461,9 @@ func startEvaluation(w io.Writer) *evaluationBar {
 
 func (b *evaluationBar) report(p queue.Progress) {
 	text := fmt.Sprintf("  %d of %d", p.Done, p.All)
+	if p.Failed > 0 {
+		text += fmt.Sprintf(", %d failed", p.Failed)
+	}
 	if p.Workers > 1 {
 		text += fmt.Sprintf(", %d workers", p.Workers)
 	}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -64,19 +63,7 @@ curves. "anchor eval --help" says how a run goes on where it was interrupted.`,
 		x.finish = func(c *cobra.Command, model string, records []eval.Record, notes []string) error {
 			d := drift.Summarise(records, x.seed)
 			d.Command, d.Machine, d.Model, d.Text, d.Notes = x.command(), machine(), model, filepath.Base(file), notes
-			if x.report {
-				// What is finished is kept, even of a run that was interrupted.
-				bar := startProgress(c.ErrOrStderr(), "drawing")
-				defer bar.end()
-				if err := d.WriteDir(context.WithoutCancel(c.Context()), x.dir, bar.report); err != nil {
-					return err
-				}
-				bar.end()
-			}
-			if *x.json {
-				return printJSON(c.OutOrStdout(), d)
-			}
-			return d.WriteTable(c.OutOrStdout())
+			return x.write(c, d)
 		}
 		return x.run(c, []*eval.Task{text.Task()}, "--windows", windows, 1)
 	}

@@ -24,6 +24,7 @@ import (
 	"github.com/anchorattention/anchor/model"
 	"github.com/anchorattention/anchor/model/retrieval"
 	"github.com/anchorattention/anchor/report"
+	"github.com/anchorattention/anchor/tokenizer"
 )
 
 // small are parameters with which AnchorAttention leaves something out of short prompts.
@@ -102,8 +103,9 @@ func TestEvalLookup(t *testing.T) {
 	}
 }
 
-// randomModel writes a model of small random weights, that config describes, with the constructed model's tokenizer.
-func randomModel(t *testing.T, config string) string {
+// randomModel writes a model of small random weights, that config describes, with the constructed model's tokenizer. What change
+// does to a tensor's numbers is written, too.
+func randomModel(t *testing.T, config string, change ...func(name string, data []float32)) string {
 	dir := t.TempDir()
 	cfg, err := model.ParseConfig("config.json", []byte(config))
 	if err != nil {
@@ -119,6 +121,9 @@ func randomModel(t *testing.T, config string) string {
 		data := make([]float32, n)
 		for i := range data {
 			data[i] = float32(rng.NormFloat64() / math.Sqrt(float64(shape[len(shape)-1])))
+		}
+		for _, c := range change {
+			c(name, data)
 		}
 		tensors = append(tensors, safetensors.Tensor{Name: name, DType: "F32", Shape: shape, Data: data})
 		return data, nil
@@ -182,15 +187,18 @@ func TestEvalRuler(t *testing.T) {
 	}
 }
 
-// Niah asks at every depth, of a file's text.
+// Niah asks at every depth, of a file's text. Results may lie beside the model, and do not make it another one.
 func TestEvalNIAH(t *testing.T) {
 	dir := t.TempDir()
-	model, out, essay := filepath.Join(dir, "model"), filepath.Join(dir, "out"), filepath.Join(dir, "essay.json")
+	model, essay := filepath.Join(dir, "model"), filepath.Join(dir, "essay.json")
+	out := model
 	mustRun(t, "make-model", "retrieval", model)
 	if err := os.WriteFile(essay, []byte(`{"text": "One sentence is here. Another one is there."}`), 0o666); err != nil {
 		t.Fatal(err)
 	}
-	mustRun(t, "eval", "niah", "--model", model, "-o", out, "--lengths", "300", "--essay", essay, "--methods", "dense,anchor=4")
+	for range 2 {
+		mustRun(t, "eval", "niah", "--model", model, "-o", out, "--lengths", "300", "--essay", essay, "--methods", "dense,anchor=4", "--report")
+	}
 	records := results(t, out)
 	depths := make(map[float64]bool)
 	for _, r := range records {
@@ -240,6 +248,65 @@ func TestEvalGGUF(t *testing.T) {
 	status, _, stderr := anchorCommand(t, args...)
 	if status != 1 || !strings.Contains(stderr, "ruler/vt of 8000 tokens, 30 of them to generate: the example, of at most 500 tokens: ") {
 		t.Errorf("status %d, %s", status, stderr)
+	}
+}
+
+// A sample that fails is a line with its error: all others are asked, the report says how many failed, and so does the error at
+// the end. The same command tries those that failed again, and nothing else.
+func TestEvalFailed(t *testing.T) {
+	dir := t.TempDir()
+	text, out := filepath.Join(dir, "text.txt"), filepath.Join(dir, "out")
+	plain := strings.Repeat("the war and the peace of a man ", 20)
+	if err := os.WriteFile(text, []byte(plain+"who "+plain+plain), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	_, file, err := retrieval.Build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tok, err := tokenizer.Parse(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids := tok.Encode("who", false).IDs
+	if len(ids) != 1 {
+		t.Fatalf("who is %v", ids)
+	}
+	model := randomModel(t, llama, func(name string, data []float32) {
+		if name == "model.embed_tokens.weight" { // the model cannot read that word
+			width := len(data) / 5098
+			for i := range width {
+				data[int(ids[0])*width+i] = float32(math.NaN())
+			}
+		}
+	})
+	args := slices.Concat([]string{"eval", "drift", "--model", model, "--file", text, "-o", out, "--lengths", "100", "--windows", "4", "--json", "--theta", "-1"}, small)
+	lines := 0
+	for range 2 {
+		status, stdout, stderr := anchorCommand(t, args...)
+		if status != 1 || !strings.Contains(stderr, "anchor: 2 of 8 samples failed, the first with: drift/text.txt, 100 tokens, sample 1, dense: ") {
+			t.Fatalf("status %d, %s", status, stderr)
+		}
+		if n := strings.Count(stderr, "error: failed: drift/text.txt, 100 tokens, sample 1, "); n != 2 {
+			t.Errorf("the log tells of %d failures; want 2: %s", n, stderr)
+		}
+		m := object(t, stdout, "drifts notes")
+		if notes := fmt.Sprint(m["notes"]); !strings.Contains(notes, "6 of 8 results are there") || !strings.Contains(notes, "2 failed") {
+			t.Errorf("notes: %s", notes)
+		}
+		records := results(t, out)
+		failed := 0
+		for _, r := range records {
+			if r.Error != "" && (r.Index != 1 || !strings.Contains(r.Error, "finite")) {
+				t.Errorf("%s: %s", &r.Job, r.Error)
+			}
+			if r.Error != "" {
+				failed++
+			}
+		}
+		if lines += 2; failed != lines || len(records) != 6+lines {
+			t.Errorf("%d records, %d of them failed; want %d and %d", len(records), failed, 6+lines, lines)
+		}
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/anchorattention/anchor"
 	"github.com/anchorattention/anchor/generate"
+	"github.com/anchorattention/anchor/internal/atomicfile"
 	"github.com/anchorattention/anchor/internal/kernel"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -374,6 +375,14 @@ func checkKernels(*cobra.Command, []string) error {
 
 // printJSON writes one value on one line.
 func printJSON(w io.Writer, v any) error { return json.NewEncoder(w).Encode(v) }
+
+// writeJSON writes one value to a file, whole or not at all, or prints it if there is no name.
+func writeJSON(c *cobra.Command, path string, v any) error {
+	if path == "" {
+		return printJSON(c.OutOrStdout(), v)
+	}
+	return atomicfile.Write(c.Context(), path, func(w io.Writer) error { return printJSON(w, v) })
+}
 
 // stages are the names of the stages of attention, in the order in which they are done.
 func stages() []string {

@@ -155,7 +155,7 @@ func (c *checkpoint) tokenizerKind() (string, error) {
 		}
 		return v.Model, nil
 	}
-	path := filepath.Join(c.path, "tokenizer.json")
+	path := filepath.Join(c.path, tokenizerFile)
 	data, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return "", nil

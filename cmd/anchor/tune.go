@@ -2,10 +2,8 @@ package main
 
 import (
 	"fmt"
-	"io"
 
 	"github.com/anchorattention/anchor/bench"
-	"github.com/anchorattention/anchor/internal/atomicfile"
 	"github.com/spf13/cobra"
 )
 
@@ -43,10 +41,7 @@ Nothing else should be running.`,
 			return err
 		}
 		bar.end()
-		if *out == "" {
-			return printJSON(c.OutOrStdout(), costs)
-		}
-		return atomicfile.Write(c.Context(), *out, func(w io.Writer) error { return printJSON(w, costs) })
+		return writeJSON(c, *out, costs)
 	}
 	return c
 }

@@ -34,7 +34,8 @@ after half a minute, and at once if it ends by Ctrl-C or SIGTERM.
 
 A worker serves evaluations of its own version of anchor, its own model and data: --model,
 --chat and the files that samples are made of are to be the same as there. Others it refuses,
-says why in both logs, and leaves them to other workers.
+says why in both logs, and leaves them to other workers. --costs is how this machine walks
+keys; where method auto goes dense the evaluation's --costs decide, on every machine.
 
 TLS is used where the address begins with tls:// or the server wants it. You are known by user
 and password in the address, --nats-creds, --nats-nkey or --nats-cert, as the server wants.
@@ -96,7 +97,7 @@ level, msg and what there is to it, such as job, score, ttft and took (in second
 		defer conn.Close()
 		w := &eval.Worker{Model: m, Tasks: tasks, Costs: costs, Threads: *x.threads}
 		me := workerName()
-		log.Info("worker ready", "worker", me, "model", name, "fingerprint", m.ID, "version", queue.Version(), "server", conn.Server())
+		log.Info("worker ready", "worker", me, "model", name, "fingerprint", m.ID, "version", eval.Version(), "server", conn.Server())
 		start := time.Now()
 		done, err := conn.Work(c.Context(), queue.Worker{Name: me, Accepts: w.Accepts, Do: w.Do, Idle: idle})
 		log.Info("worker ended", "samples", done, "after", time.Since(start).Round(time.Second))
@@ -247,7 +248,14 @@ func evaluationID(ctx context.Context, dir string) (string, error) {
 func (x *evaluation) evaluate(c *cobra.Command, w *eval.Worker, jobs []eval.Job, store *eval.Store, title string) error {
 	bar := startEvaluation(c.ErrOrStderr())
 	defer bar.end()
-	e := queue.Evaluation{Jobs: jobs, Store: store, Title: title}
+	log := newLog(bar, slog.LevelInfo)
+	tell := teller{log: log}
+	e := queue.Evaluation{Jobs: jobs, Store: store, Title: title, Progress: func(p queue.Progress) {
+		bar.report(p)
+		if !bar.terminal {
+			tell.report(p, time.Now())
+		}
+	}}
 	if x.nats.URL == "" {
 		conn, err := queue.Embedded(newLog(bar, slog.LevelWarn))
 		if err != nil {
@@ -261,12 +269,12 @@ func (x *evaluation) evaluate(c *cobra.Command, w *eval.Worker, jobs []eval.Job,
 			cancel(err)
 			ended <- err
 		}()
-		e.Tries, e.Progress = 1, bar.report
+		e.Tries = 1
+		tell.last = time.Now() // a short run says nothing
 		err = conn.Evaluate(ctx, e)
 		cancel(nil)
 		return errors.Join(err, <-ended)
 	}
-	log := newLog(bar, slog.LevelInfo)
 	o := *x.nats
 	o.Log = log
 	conn, err := queue.Dial(c.Context(), o)
@@ -277,16 +285,27 @@ func (x *evaluation) evaluate(c *cobra.Command, w *eval.Worker, jobs []eval.Job,
 	if e.ID, err = evaluationID(c.Context(), x.dir); err != nil {
 		return err
 	}
-	var told time.Time
-	e.Progress = func(p queue.Progress) {
-		bar.report(p)
-		if bar.terminal || p.Done < p.All && time.Since(told) < time.Minute {
-			return
-		}
-		told = time.Now()
-		log.Info("samples", "done", fmt.Sprintf("%d of %d", p.Done, p.All), "workers", p.Workers, "left", leftText(p))
-	}
+	tell.toEnd = true
 	return conn.Evaluate(c.Context(), e)
+}
+
+// A teller tells a log once a minute how far an evaluation is.
+type teller struct {
+	log   *slog.Logger
+	last  time.Time // that it did so
+	toEnd bool      // it tells of the end, too
+}
+
+func (t *teller) report(p queue.Progress, now time.Time) {
+	if now.Sub(t.last) < time.Minute && !(t.toEnd && p.Done == p.All) {
+		return
+	}
+	t.last = now
+	failed := ""
+	if p.Failed > 0 {
+		failed = fmt.Sprint(p.Failed)
+	}
+	t.log.Info("samples", "done", fmt.Sprintf("%d of %d", p.Done, p.All), "failed", failed, "workers", p.Workers, "left", leftText(p))
 }
 
 // command returns the command line for reports, without what is secret in the address.

@@ -7,11 +7,14 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/anchorattention/anchor/eval"
+	"github.com/anchorattention/anchor/eval/queue"
 	"github.com/nats-io/nats-server/v2/server"
 )
 
@@ -103,6 +106,36 @@ func TestWorker(t *testing.T) {
 	// All is done: no worker is needed.
 	if status, _, log := anchorCommand(t, args...); status != 0 {
 		t.Errorf("status %d: %s", status, log)
+	}
+}
+
+// Where there is no bar, a line a minute says how far an evaluation is: on a queue from the beginning to the end; of samples that
+// this process does, whose run may be short, none in the first minute.
+func TestTeller(t *testing.T) {
+	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	for _, test := range []struct {
+		teller
+		want []string
+	}{
+		{teller{toEnd: true}, []string{"0 of 8, workers 1, left 8m0s", "2 of 8, failed 1, workers 1, left 6m0s", "4 of 8, failed 2, workers 1, left 4m0s", "8 of 8, failed 4, workers 1"}},
+		{teller{last: start}, []string{"2 of 8, failed 1, workers 1, left 6m0s", "4 of 8, failed 2, workers 1, left 4m0s"}},
+	} {
+		var out bytes.Buffer
+		tell := test.teller
+		tell.log = newLog(&out, slog.LevelInfo)
+		for _, at := range []struct{ seconds, done int }{{0, 0}, {30, 1}, {60, 2}, {90, 3}, {119, 3}, {120, 4}, {130, 8}} {
+			tell.report(queue.Progress{
+				Progress: eval.Progress{Done: at.done, All: 8, Failed: at.done / 2, Left: time.Duration(8-at.done) * time.Minute}, Workers: 1,
+			}, start.Add(time.Duration(at.seconds)*time.Second))
+		}
+		var got []string
+		for line := range strings.Lines(out.String()) {
+			_, line, _ = strings.Cut(line, " samples: done ")
+			got = append(got, strings.TrimSpace(line))
+		}
+		if !slices.Equal(got, test.want) {
+			t.Errorf("%+v: %q; want %q", test.teller, got, test.want)
+		}
 	}
 }
 

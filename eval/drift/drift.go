@@ -197,7 +197,7 @@ func read(ctx context.Context, w *eval.Worker, j *eval.Job, ids []int32, planner
 	r := &reading{nll: make([]float64, len(ids)-1), logits: make(map[int][]float32), kl: make(map[int]float64), same: make(map[int]bool)}
 	var mu sync.Mutex // of the maps
 	opt := model.ForwardOptions{
-		Planner: planner, Costs: w.Costs, Threads: w.Threads, Prompt: len(ids), Progress: progress,
+		Planner: planner, Costs: w.CostsOf(j), Threads: w.Threads, Prompt: len(ids), Progress: progress,
 		LayerPlanner: func(layer int) anchor.Planner {
 			if slices.Contains(j.Attention.DenseLayers, layer) {
 				return anchor.Dense()
@@ -291,7 +291,8 @@ func (t *Text) measure(ctx context.Context, w *eval.Worker, j *eval.Job, progres
 		AttentionSeconds: r.stats.AttentionSeconds, Density: r.stats.Attention.Density(), ISA: r.stats.Attention.ISA,
 	}
 	if len(r.stats.Attention.Audit) > 0 {
-		d.Recall = (*eval.Recall)(&r.stats.Attention.Recall)
+		recall := r.stats.Attention.Recall // and not all that it is part of
+		d.Recall = &recall
 	}
 	nll := func(row int) float64 { return r.nll[row] }
 	change := func(row int) float64 { return r.nll[row] - ref.nll[row] }

@@ -92,21 +92,11 @@ func summarise(records []*eval.Record, seed uint64) report.Drifted {
 			x.Curves[name] = append(x.Curves[name], *i)
 		}
 	}
-	recall, audited := report.Recall{Min: 1}, 0.0
 	n := float64(len(records))
 	for _, r := range records {
 		x.AttentionSeconds += r.AttentionSeconds / n
 		x.Density += r.Density / n
-		if r.Recall != nil {
-			audited++
-			recall.Mean += r.Recall.Mean
-			recall.P5 += r.Recall.P5
-			recall.Min = min(recall.Min, r.Recall.Min)
-		}
 	}
-	if audited > 0 {
-		recall.Mean, recall.P5 = recall.Mean/audited, recall.P5/audited
-		x.Recall = &recall
-	}
+	x.Recall = eval.MeanRecall(records)
 	return x
 }

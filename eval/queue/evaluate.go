@@ -23,10 +23,10 @@ type Evaluation struct {
 	ID    string
 	Title string // for people
 
-	Version string        // of the code, which workers must have; empty means [Version]
+	Version string        // of the code, which workers must have; empty means [eval.Version]
 	Window  int           // jobs that are published and not in the store, at most; 0 means 1024
 	AckWait time.Duration // silence of a worker after which its job goes to another; 0 means 30 s
-	Tries   int           // how often a job is begun before the evaluation gives up; 0 means 5
+	Tries   int           // how often a job is begun before it has failed; 0 means 5
 
 	Progress func(Progress) // called now and then, unless nil; never twice at once
 }
@@ -37,8 +37,9 @@ type Progress struct {
 	Workers int // heard of lately
 }
 
-// Evaluate has workers do the jobs that the store lacks, and puts their records into it as they come. The end of ctx ends it; a job
-// that fails as often as [Evaluation].Tries does, too. What is finished then is in the store, and the next call goes on from there.
+// Evaluate has workers do the jobs that the store lacks, and puts their records into it as they come. That of a job that fails as
+// often as [Evaluation].Tries has the error, and the others are done all the same; the error at the end says how many failed. The
+// end of ctx ends it. What is finished is in the store, and the next call goes on from there and tries again what failed.
 func (c *Conn) Evaluate(ctx context.Context, e Evaluation) (err error) {
 	switch {
 	case e.Window < 0:
@@ -48,7 +49,7 @@ func (c *Conn) Evaluate(ctx context.Context, e Evaluation) (err error) {
 	case e.Tries < 0:
 		return fmt.Errorf("queue: Tries is %d; want ≥ 0", e.Tries)
 	}
-	e.Version = or(e.Version, Version())
+	e.Version = or(e.Version, eval.Version())
 	e.Window = or(e.Window, 1024)
 	e.AckWait = or(e.AckWait, 30*time.Second)
 	e.Tries = or(e.Tries, 5)
@@ -112,6 +113,9 @@ func (c *Conn) Evaluate(ctx context.Context, e Evaluation) (err error) {
 	err = p.collect(ctx)
 	cancel(err)
 	both.Wait()
+	if err == nil {
+		err = p.meter.Err()
+	}
 	return errors.Join(err, sub.Unsubscribe())
 }
 
@@ -302,16 +306,19 @@ func (p *publisher) take(m jetstream.Msg) error {
 		p.mu.Lock()
 		w := p.open[r.Failure.Job]
 		p.mu.Unlock()
-		if w == nil {
-			break
-		}
 		switch {
-		case r.Failure.Final && p.conn.embedded != nil:
-			return errors.New(r.Failure.Error)
-		case r.Failure.Final:
-			return fmt.Errorf("%s failed on %s: %s", w.job, r.Failure.Worker, r.Failure.Error)
+		case w == nil:
+		case !r.Failure.Final:
+			p.conn.log.Warn("a job failed and is tried again", "job", w.job.String(), "worker", r.Failure.Worker, "error", r.Failure.Error)
+		default:
+			if p.conn.embedded == nil { // where the worker has the same log
+				p.conn.log.Error("a job failed", "job", w.job.String(), "worker", r.Failure.Worker, "error", r.Failure.Error)
+			}
+			record := eval.FailedRecord(*w.job, r.Failure.Error)
+			if err := p.add(&record); err != nil {
+				return err
+			}
 		}
-		p.conn.log.Warn("a job failed and is tried again", "job", w.job.String(), "worker", r.Failure.Worker, "error", r.Failure.Error)
 	}
 	// If this gets lost the result comes again, and is none of those that are open.
 	if err := m.Ack(); err != nil {
@@ -320,7 +327,7 @@ func (p *publisher) take(m jetstream.Msg) error {
 	return nil
 }
 
-// add puts a record into the store if its job has none yet.
+// add puts a record into the store if its job has none of this run yet.
 func (p *publisher) add(r *eval.Record) error {
 	p.mu.Lock()
 	w := p.open[r.ID]

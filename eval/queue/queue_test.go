@@ -364,14 +364,24 @@ func TestRedelivery(t *testing.T) {
 	}
 }
 
-// A job that fails is tried again. One that always fails ends the evaluation, and so does one whose workers always die; the
-// error says which and why. What was finished stays.
+// A job that fails is tried again. One that always fails, or whose workers always die, is in the store with its error, and all
+// others are done: the evaluation's error says how many failed. The next evaluation tries it again.
 func TestFailures(t *testing.T) {
 	s := startServer(t, nil)
 	_, js := look(t, s)
 	var j journal
-	store, jobs := openStore(t), someJobs(3)
+	store, jobs := openStore(t), someJobs(6)
 	c := dial(t, queue.Options{URL: s.ClientURL(), Log: j.log()})
+	failed := func(why string) {
+		t.Helper()
+		f := store.Failed()
+		if len(store.Records()) != 5 || len(f) != 1 || f[0].ID != jobs[2].ID() || f[0].Index != 2 || !strings.Contains(f[0].Error, why) {
+			t.Errorf("%d records; failed: %+v; want %q", len(store.Records()), f, why)
+		}
+		if n := len(streams(t, js)); n != 0 {
+			t.Errorf("%d streams", n)
+		}
+	}
 	var all crew
 	do := func(always bool) eval.Do {
 		return func(_ context.Context, j eval.Job, _ func(float64)) (eval.Record, error) {
@@ -382,16 +392,14 @@ func TestFailures(t *testing.T) {
 		}
 	}
 	stop := work(t, c, queue.Worker{Name: "bad", Do: do(true)})
-	err := c.Evaluate(t.Context(), queue.Evaluation{Jobs: jobs, Store: store.Store, Tries: 2, Title: "title"})
-	if err == nil || !strings.Contains(err.Error(), "test/none, 1000 tokens, sample 2, dense failed on bad: no luck") {
+	err := c.Evaluate(t.Context(), queue.Evaluation{Jobs: jobs, Store: store.Store, Tries: 2, Window: 1, Title: "title"})
+	if err == nil || err.Error() != "1 of 6 samples failed, the first with: no luck" {
 		t.Fatalf("%v", err)
 	}
-	if !j.has("tried again", "sample 2", "no luck") || !j.has("failed", `"2 of 2"`) {
+	if !j.has("tried again", "sample 2", "no luck") || !j.has("failed", `"2 of 2"`) || !j.has("a job failed", "sample 2", "worker=bad") {
 		t.Errorf("the log is %s", &j)
 	}
-	if len(store.Records()) != 2 || len(streams(t, js)) != 0 {
-		t.Errorf("%d records, %d streams", len(store.Records()), len(streams(t, js)))
-	}
+	failed("no luck")
 	stop()
 
 	// Its worker dies.
@@ -412,15 +420,15 @@ func TestFailures(t *testing.T) {
 	if err := receive(t, "the evaluation's end", result); err == nil || !strings.Contains(err.Error(), "begun 1 times and never finished") {
 		t.Errorf("%v", err)
 	}
+	failed("begun 1 times and never finished")
 
 	// Failing once is no harm.
 	all.done = nil
 	if err := c.Evaluate(t.Context(), queue.Evaluation{Jobs: jobs, Store: store.Store}); err != nil {
 		t.Fatal(err)
 	}
-	finished(t, store, jobs)
-	if all.total() != 2 {
-		t.Errorf("the job was begun %d times; want twice", all.total())
+	if all.total() != 2 || len(store.Records()) != 6 || len(store.Failed()) != 0 {
+		t.Errorf("the job was begun %d times, want twice; %d records, %d failed", all.total(), len(store.Records()), len(store.Failed()))
 	}
 }
 

@@ -16,7 +16,7 @@ import (
 // A Worker does jobs, one at a time.
 type Worker struct {
 	Name    string // which no other worker has
-	Version string // of the code; empty means [Version]
+	Version string // of the code; empty means [eval.Version]
 
 	Accepts func(j *eval.Job) error // why it cannot do a job, nil if it can: [eval.Worker.Accepts]
 	Do      eval.Do                 // [eval.Worker.Do]
@@ -31,7 +31,7 @@ func (c *Conn) Work(ctx context.Context, w Worker) (done int, err error) {
 	if w.Name == "" || w.Idle < 0 {
 		return 0, fmt.Errorf("queue: worker's name is %q and Idle is %v; want a name, and ≥ 0", w.Name, w.Idle)
 	}
-	w.Version = or(w.Version, Version())
+	w.Version = or(w.Version, eval.Version())
 	outer := ctx
 	ctx, cancel := c.bind(ctx)
 	defer cancel(nil)
@@ -83,11 +83,12 @@ func (c *Conn) Work(ctx context.Context, w Worker) (done int, err error) {
 				}
 				return done, err
 			}
-			// A worker that fails at everything is to leave jobs to others.
-			if ok {
+			switch {
+			case ok:
 				done++
 				failed = 0
-			} else {
+			case c.embedded == nil:
+				// A worker that fails at everything is to leave jobs to others.
 				failed++
 				pause(ctx, min(time.Second<<min(failed, 6), time.Minute)/2)
 			}

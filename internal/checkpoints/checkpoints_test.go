@@ -20,7 +20,9 @@ func elements(t *testing.T, x gguf.Tensor) []float32 {
 		t.Fatal(err)
 	}
 	out := make([]float32, m.Rows()*m.Cols())
-	matrix.Unpack(m.Type(), m.Bytes(), out)
+	for i := range m.Rows() {
+		m.Row(i, out[i*m.Cols():])
+	}
 	return out
 }
 

@@ -50,11 +50,12 @@ func (t Type) Block() (elements, bytes int) { return types[t].elements, types[t]
 type Matrix struct {
 	typ        Type
 	rows, cols int
-	data       []byte
+	data       []byte // blocks as files have them, single numbers as the machine does
 }
 
-// New views data as a matrix. Blocks do not go over the end of a row: cols must be a multiple of theirs. Data in
-// single precision must lie at a multiple of 4, other data of more than a byte at a multiple of 2.
+// New views data of a file, little-endian, as a matrix. Blocks do not go over the end of a row: cols must be a multiple of theirs.
+// Data in single precision must lie at a multiple of 4, other data of more than a byte at a multiple of 2. A big-endian machine
+// copies data that are not in blocks.
 func New(t Type, rows, cols int, data []byte) (*Matrix, error) {
 	if !t.known() {
 		return nil, fmt.Errorf("matrix: element type is %v; want F32, F16, BF16, Q8_0, Q4_0, Q4_K, Q5_K or Q6_K", t)
@@ -76,8 +77,17 @@ func New(t Type, rows, cols int, data []byte) (*Matrix, error) {
 	if at := uintptr(unsafe.Pointer(&data[0])); at%align != 0 {
 		return nil, fmt.Errorf("matrix: %v lies at an address that is no multiple of %d", t, align)
 	}
+	if elements == 1 && !littleEndian {
+		swapped := make([]byte, len(data))
+		for i := range data {
+			swapped[i] = data[i^(bytes-1)]
+		}
+		data = swapped
+	}
 	return &Matrix{t, rows, cols, data}, nil
 }
+
+var littleEndian = binary.NativeEndian.Uint16([]byte{1, 0}) == 1
 
 // FromFloat32 views data as a matrix [rows, cols]; its length must be theirs.
 func FromFloat32(data []float32, rows, cols int) *Matrix {
@@ -87,6 +97,14 @@ func FromFloat32(data []float32, rows, cols int) *Matrix {
 	return &Matrix{F32, rows, cols, unsafe.Slice((*byte)(unsafe.Pointer(&data[0])), 4*len(data))}
 }
 
+// FromHalves views numbers of type F16 or BF16 as a matrix [rows, cols]; there must be as many.
+func FromHalves(t Type, data []uint16, rows, cols int) *Matrix {
+	if t != F16 && t != BF16 || len(data) != rows*cols || len(data) == 0 {
+		panic(fmt.Sprintf("matrix: %d halves of type %v for shape [%d, %d]", len(data), t, rows, cols))
+	}
+	return &Matrix{t, rows, cols, unsafe.Slice((*byte)(unsafe.Pointer(&data[0])), 2*len(data))}
+}
+
 // Type returns how elements are stored.
 func (m *Matrix) Type() Type { return m.typ }
 
@@ -94,7 +112,7 @@ func (m *Matrix) Type() Type { return m.typ }
 func (m *Matrix) Rows() int { return m.rows }
 func (m *Matrix) Cols() int { return m.cols }
 
-// Bytes returns the storage, row by row.
+// Bytes returns the storage, row by row; single numbers are in the machine's order.
 func (m *Matrix) Bytes() []byte { return m.data }
 
 // Float32s returns the elements of a matrix of type F32, without a copy.
@@ -102,17 +120,30 @@ func (m *Matrix) Float32s() []float32 {
 	if m.typ != F32 {
 		panic(fmt.Sprintf("matrix: Float32s of %v", m.typ))
 	}
-	return unsafe.Slice((*float32)(unsafe.Pointer(&m.data[0])), m.rows*m.cols)
+	return floatsOf(m.data)
 }
 
 // Row unpacks row i into dst, which has Cols elements.
 func (m *Matrix) Row(i int, dst []float32) {
-	elements, bytes := m.typ.Block()
-	step := m.cols / elements * bytes
-	Unpack(m.typ, m.data[i*step:(i+1)*step], dst[:m.cols])
+	dst = dst[:m.cols]
+	row := m.data[i*m.rowBytes():][:m.rowBytes()]
+	switch m.typ {
+	case F32:
+		copy(dst, m.Float32s()[i*m.cols:])
+	case F16:
+		for j, bits := range halvesOf(row) {
+			dst[j] = kernel.HalfToSingle(bits)
+		}
+	case BF16:
+		for j, bits := range halvesOf(row) {
+			dst[j] = math.Float32frombits(uint32(bits) << 16)
+		}
+	default:
+		Unpack(m.typ, row, dst)
+	}
 }
 
-// Unpack converts whole blocks to single precision. The length of src must be that of as many elements as dst has.
+// Unpack converts whole blocks of a file to single precision. The length of src must be that of as many elements as dst has.
 func Unpack(t Type, src []byte, dst []float32) {
 	elements, bytes := t.Block()
 	if len(dst)%elements != 0 || len(src) != len(dst)/elements*bytes {

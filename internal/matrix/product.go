@@ -217,6 +217,8 @@ func (m *Matrix) singles(k *kernel.Set, from, to int, dst []uint32) []float32 {
 // unpack is Unpack with the kernels there are.
 func (m *Matrix) unpack(k *kernel.Set, data []byte, dst []float32) {
 	switch m.typ {
+	case F32:
+		copy(dst, floatsOf(data))
 	case F16:
 		k.FromFloat16(dst, halvesOf(data))
 	case BF16:
@@ -224,6 +226,10 @@ func (m *Matrix) unpack(k *kernel.Set, data []byte, dst []float32) {
 	default:
 		Unpack(m.typ, data, dst)
 	}
+}
+
+func floatsOf(data []byte) []float32 {
+	return unsafe.Slice((*float32)(unsafe.Pointer(unsafe.SliceData(data))), len(data)/4)
 }
 
 func halvesOf(data []byte) []uint16 {

@@ -90,8 +90,11 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
-// Aligned elements are views of the file, not copies.
+// Aligned elements are views of the file, not copies, where the machine's order is the file's.
 func TestNoCopy(t *testing.T) {
+	if !littleEndian {
+		t.Skip("this machine is big-endian")
+	}
 	f, err := Parse("memory", file(`{"a":{"dtype":"F32","shape":[65536],"data_offsets":[0,262144]}} `, 1<<18))
 	if err != nil {
 		t.Fatal(err)
