@@ -41,10 +41,10 @@ func TestWalks(t *testing.T) {
 					if dtype == BFloat16 {
 						tolerance = 0.05
 					}
-					if d := differ(o[0], want.o); d > tolerance {
+					if d := differ(o[0], want.O); d > tolerance {
 						t.Errorf("walk %d, %v, dim %d: o differs by %g", i, dtype, dim, d)
 					}
-					if d := differ(lse[0], want.lse); d > 2e-5 {
+					if d := differ(lse[0], want.LSE); d > 2e-5 {
 						t.Errorf("walk %d, %v, dim %d: lse differs by %g", i, dtype, dim, d)
 					}
 					if first == nil {

@@ -32,8 +32,8 @@ func FuzzParams(f *testing.F) {
 		if err != nil || p.Block > 1<<20 || p.Step > 1<<20 { // the reference walks over whole blocks
 			return
 		}
-		if want := prob.solve(&p, res.StripeSets[0].split()); res.Pairs != want.pairs || res.NonFiniteRows != 0 {
-			t.Fatalf("%+v, %d of %d, prompt %d: %d pairs, %d rows not finite; want %d and 0", p, nq, nk, prompt, res.Pairs, res.NonFiniteRows, want.pairs)
+		if want := prob.solve(&p, res.StripeSets[0].split()); res.Pairs != want.Pairs || res.NonFiniteRows != 0 {
+			t.Fatalf("%+v, %d of %d, prompt %d: %d pairs, %d rows not finite; want %d and 0", p, nq, nk, prompt, res.Pairs, res.NonFiniteRows, want.Pairs)
 		}
 	})
 }

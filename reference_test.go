@@ -3,9 +3,71 @@ package anchor
 import (
 	"math"
 	"math/rand/v2"
+	"testing"
+
+	"github.com/anchorattention/anchor/internal/kernel"
+	"github.com/anchorattention/anchor/internal/reference"
 )
 
-// A problem is one sequence in plain slices, for the tests' own transcription of the definition.
+// forLevels runs f at every level of kernels that this machine has; with the race detector, which levels have no part in,
+// at the fastest.
+func forLevels(t *testing.T, f func(t *testing.T, set *kernel.Set)) {
+	levels := kernel.Levels()
+	if raceEnabled {
+		levels = levels[len(levels)-1:]
+	}
+	for _, set := range levels {
+		t.Run(set.Name(), func(t *testing.T) { f(t, set) })
+	}
+}
+
+// mustAttend runs the operator and returns its outputs.
+func mustAttend(t *testing.T, set *kernel.Set, opt Options, seqs ...Sequence) (o, lse [][]float32, res *Result) {
+	t.Helper()
+	res, err := attend(t.Context(), set, opt, seqs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range seqs {
+		o, lse = append(o, s.O.f32[0]), append(lse, s.LSE.f32[0])
+	}
+	return o, lse, res
+}
+
+// differ returns the largest absolute difference; NaN equals NaN alone.
+func differ(got []float32, want []float64) float64 {
+	worst := 0.0
+	for i, w := range want {
+		d := math.Abs(float64(got[i]) - w)
+		if d != d && !(w != w && got[i] != got[i]) {
+			return math.Inf(1)
+		}
+		worst = max(worst, d)
+	}
+	return worst
+}
+
+// split returns the lists of a set by head · groups + group.
+func (s *StripeSet) split() [][]int32 {
+	lists := make([][]int32, len(s.Offsets)-1)
+	for i := range lists {
+		lists[i] = s.Indices[s.Offsets[i]:s.Offsets[i+1]]
+	}
+	return lists
+}
+
+// relative returns ‖got − want‖ / ‖want‖.
+func relative(got []float32, want []float64) float64 {
+	var diff, size float64
+	for i, w := range want {
+		d := float64(got[i]) - w
+		diff += d * d
+		size += w * w
+	}
+	return math.Sqrt(diff / size)
+}
+
+// A problem is one sequence in plain slices.
 type problem struct {
 	heads, kvHeads, dim int
 	nq, nk              int
@@ -63,142 +125,25 @@ func (p *problem) rows(from, to int) *problem {
 	return &c
 }
 
-// logit is scale·q·k in nats, in double precision.
-func (p *problem) logit(h, row, key int) float64 {
-	q := p.q[(h*p.nq+row)*p.dim:][:p.dim]
-	k := p.k[(h*p.kvHeads/p.heads*p.nk+key)*p.dim:][:p.dim]
-	var s float64
-	for d := range q {
-		s += float64(q[d]) * float64(k[d])
+// plain returns the problem as package reference has it.
+func (p *problem) plain() *reference.Problem {
+	return &reference.Problem{
+		Heads: p.heads, KVHeads: p.kvHeads, Dim: p.dim, Queries: p.nq, Keys: p.nk, Q: p.q, K: p.k, V: p.v, Prompt: p.prompt, Scale: p.scale,
 	}
-	return s * p.factor()
 }
+
+// logit is scale·q·k in nats, in double precision.
+func (p *problem) logit(h, row, key int) float64 { return p.plain().Logit(h, row, key) }
 
 // factor is what q·k is multiplied by.
-func (p *problem) factor() float64 {
-	if p.scale != nil {
-		return float64(*p.scale)
-	}
-	return 1 / math.Sqrt(float64(p.dim))
-}
+func (p *problem) factor() float64 { return p.plain().Factor() }
 
-// An answer is what the definition gives.
-type answer struct {
-	o, lse  []float64
-	stripes [][]int32 // by head · groups + group
-	near    [][]int32 // keys within 1e-4 nats of the threshold, likewise
-	groups  int
-	pairs   int64
-	recall  []float64 // by head · nq + row
-}
-
-// solve computes the operator as the definition states it: nothing shared, nothing blocked, nothing online. When
-// given, stripes replace those found, so that keys near the threshold do not matter.
-func (p *problem) solve(params *Params, given [][]int32) *answer {
-	a := &answer{o: make([]float64, p.heads*p.nq*p.dim), lse: make([]float64, p.heads*p.nq)}
-	a.recall = make([]float64, p.heads*p.nq)
-	first := p.nk - p.nq
-	prompt := p.prompt
-	if prompt == 0 {
-		prompt = p.nk
+// solve attends to each row's window and to the given stripes as the definition states it, to every key without params.
+func (p *problem) solve(params *Params, stripes [][]int32) *reference.Answer {
+	if params == nil {
+		return p.plain().Attend(nil, nil)
 	}
-	size, denseFrom := math.MaxInt32, 0
-	if params != nil {
-		size, denseFrom = params.Block*params.Step, prompt-params.Tail
-	}
-	a.groups = (p.nk-1)/size - first/size + 1
-	for h := range p.heads {
-		for g := first / size; g <= (p.nk-1)/size; g++ {
-			start := g * size
-			inWindow := func(j, pos int) bool {
-				return j <= pos && (params == nil || pos >= denseFrom || j < params.Init || j >= start-params.Local)
-			}
-			isStripe := map[int]bool{}
-			var stripes, near []int32
-			if params != nil {
-				var queries [][]float64
-				var anchors []float64
-				for b := start; b < start+size; b += params.Block {
-					mean, anchor, n := make([]float64, p.dim), 0.0, 0
-					for pos := max(b, first); pos < min(b+params.Block, p.nk) && pos < denseFrom; pos++ {
-						top := math.Inf(-1)
-						for j := 0; j <= pos; j++ {
-							if inWindow(j, pos) {
-								top = math.Max(top, p.logit(h, pos-first, j))
-							}
-						}
-						for d := range mean {
-							mean[d] += float64(p.q[(h*p.nq+pos-first)*p.dim+d])
-						}
-						anchor += top
-						n++
-					}
-					if n > 0 {
-						for d := range mean {
-							mean[d] /= float64(n)
-						}
-						queries, anchors = append(queries, mean), append(anchors, anchor/float64(n))
-					}
-				}
-				for j := params.Init; j < start-params.Local && len(queries) > 0; j++ {
-					keep, close := false, false
-					k := p.k[(h*p.kvHeads/p.heads*p.nk+j)*p.dim:][:p.dim]
-					for b, q := range queries {
-						var s float64
-						for d := range q {
-							s += q[d] * float64(k[d])
-						}
-						diff := anchors[b] - s*p.factor()
-						keep = keep || !(diff > params.Theta)
-						close = close || math.Abs(diff-params.Theta) < 1e-4
-					}
-					if keep {
-						stripes = append(stripes, int32(j))
-					}
-					if close {
-						near = append(near, int32(j))
-					}
-				}
-			}
-			a.stripes, a.near = append(a.stripes, stripes), append(a.near, near)
-			if given != nil {
-				stripes = given[len(a.stripes)-1]
-			}
-			for _, j := range stripes {
-				isStripe[int(j)] = true
-			}
-			for pos := max(start, first); pos < min(start+size, p.nk); pos++ {
-				row := pos - first
-				logits := make([]float64, pos+1)
-				top, topAll := math.Inf(-1), math.Inf(-1)
-				for j := range logits {
-					logits[j] = p.logit(h, row, j)
-					topAll = math.Max(topAll, logits[j])
-					if inWindow(j, pos) || isStripe[j] {
-						top = math.Max(top, logits[j])
-					}
-				}
-				var sum, all float64
-				o := a.o[(h*p.nq+row)*p.dim:][:p.dim]
-				for j, s := range logits {
-					all += math.Exp(s - topAll)
-					if inWindow(j, pos) || isStripe[j] {
-						a.pairs++
-						w := math.Exp(s - top)
-						sum += w
-						v := p.v[(h*p.kvHeads/p.heads*p.nk+j)*p.dim:][:p.dim]
-						for d := range o {
-							o[d] += w * float64(v[d])
-						}
-					}
-				}
-				for d := range o {
-					o[d] /= sum
-				}
-				a.lse[h*p.nq+row] = top + math.Log(sum)
-				a.recall[h*p.nq+row] = math.Exp(a.lse[h*p.nq+row] - topAll - math.Log(all))
-			}
-		}
-	}
-	return a
+	return p.plain().Attend(&reference.Params{
+		Block: params.Block, Step: params.Step, Init: params.Init, Local: params.Local, Tail: params.Tail, Theta: params.Theta,
+	}, stripes)
 }

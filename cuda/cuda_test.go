@@ -1,20 +1,17 @@
 package cuda
 
 import (
-	"encoding/json"
+	"context"
 	"flag"
-	"fmt"
 	"math"
 	"math/rand/v2"
-	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"unsafe"
 
 	"github.com/anchorattention/anchor"
+	"github.com/anchorattention/anchor/internal/compliance"
 	"github.com/anchorattention/anchor/internal/kernel"
-	"github.com/anchorattention/anchor/internal/safetensors"
 )
 
 var archFlag = flag.String("arch", "", "architecture whose kernels benchmarks and some tests run; default the device's best")
@@ -123,14 +120,6 @@ func (p *problem) sequence() anchor.Sequence {
 	return p.outputs(anchor.Sequence{Q: from(p.q, p.heads, p.nq, p.dim), K: from(p.k, p.kvHeads, p.nk, p.dim), V: from(p.v, p.kvHeads, p.nk, p.dim)})
 }
 
-// single returns the sequence with the same inputs in single precision.
-func (p *problem) single() anchor.Sequence {
-	return p.outputs(anchor.Sequence{
-		Q: anchor.FromFloat32(widen(p.q, p.dtype), p.heads, p.nq, p.dim), K: anchor.FromFloat32(widen(p.k, p.dtype), p.kvHeads, p.nk, p.dim),
-		V: anchor.FromFloat32(widen(p.v, p.dtype), p.kvHeads, p.nk, p.dim),
-	})
-}
-
 // rows cuts the problem to the query rows [from, to), a chunk of the prompt.
 func (p *problem) rows(from, to int) *problem {
 	c := *p
@@ -184,257 +173,26 @@ func distance(got, want []float32) float64 {
 	return math.Inf(1)
 }
 
-// lists returns a set's stripes by head · groups + group.
-func lists(s anchor.StripeSet) [][]int32 {
-	var all [][]int32
-	for i := range len(s.Offsets) - 1 {
-		all = append(all, s.Indices[s.Offsets[i]:s.Offsets[i+1]])
-	}
-	return all
-}
+// The device is an engine like all others.
+func TestCompliance(t *testing.T) { forDevices(t, testCompliance) }
 
-// compare checks the device's results against the CPU's in single precision.
-func compare(t *testing.T, d *Device, p *problem, params *anchor.Params, scale *float32) {
-	t.Helper()
-	planner := func(by float64) anchor.Planner {
-		if params == nil {
-			return anchor.Dense()
-		}
-		q := *params
-		q.Theta += by
-		return anchor.AnchorAttention(q)
-	}
-	s, c := p.sequence(), p.single()
-	got := mustAttend(t, anchor.Options{Planner: planner(0), Engine: d, Stripes: true, Scale: scale}, s)
-	want := mustAttend(t, anchor.Options{Planner: planner(0), Stripes: true, Scale: scale}, c)
-	if x := distance(values(s.O), values(c.O)); x > 1e-2 {
-		t.Errorf("o differs by %.3g of its norm; want at most 1e-2", x)
-	}
-	worst := 0.0
-	cpu := values(c.LSE)
-	for i, x := range values(s.LSE) {
-		if y := math.Abs(float64(x - cpu[i])); y > worst || y != y {
-			worst = y
-		}
-	}
-	if !(worst < 1e-3) && params == nil || !(worst < 2e-2) {
-		t.Errorf("lse differs by %.3g", worst)
-	}
-	if got.CausalPairs != want.CausalPairs || got.SearchPairs != want.SearchPairs {
-		t.Errorf("pairs %d, searched %d; want %d, %d", got.CausalPairs, got.SearchPairs, want.CausalPairs, want.SearchPairs)
-	}
-	if got.NonFiniteRows != want.NonFiniteRows {
-		t.Errorf("rows not finite: %d; want %d", got.NonFiniteRows, want.NonFiniteRows)
-	}
-	if math.Abs(got.Density()-want.Density()) > 1e-3 || got.ISA != "cuda "+d.arch || got.Method != want.Method {
-		t.Errorf("density %v, isa %s, method %s; want %v, %s", got.Density(), got.ISA, got.Method, want.Density(), want.Method)
-	}
-	if params == nil {
-		return
-	}
-	// Stripes are equal but for keys within 2e-3 nats of the threshold.
-	const near = 2e-3
-	some := mustAttend(t, anchor.Options{Planner: planner(-near), Stripes: true, Scale: scale}, p.single())
-	most := mustAttend(t, anchor.Options{Planner: planner(+near), Stripes: true, Scale: scale}, p.single())
-	g, few, many := lists(got.StripeSets[0]), lists(some.StripeSets[0]), lists(most.StripeSets[0])
-	if len(g) != len(few) {
-		t.Fatalf("lists of stripes: %d; want %d", len(g), len(few))
-	}
-	n := int64(0)
-	for i := range g {
-		n += int64(len(g[i]))
-		if !slices.IsSorted(g[i]) || !subset(few[i], g[i]) || !subset(g[i], many[i]) {
-			t.Errorf("stripes %d: got %d, want between %d and %d", i, len(g[i]), len(few[i]), len(many[i]))
-		}
-	}
-	if got.Stripes != n {
-		t.Errorf("%d stripes counted, %d listed", got.Stripes, n)
-	}
-	for h := range got.Heads {
-		if a, b := got.Heads[h], want.Heads[h]; a.Groups != b.Groups || a.CausalPairs != b.CausalPairs || a.DenseGroups != 0 {
-			t.Errorf("head %d: got %+v, want %+v", h, a, b)
-		}
-	}
-}
-
-// subset reports whether ascending a lies in ascending b.
-func subset(a, b []int32) bool {
-	for _, x := range a {
-		if _, ok := slices.BinarySearch(b, x); !ok {
-			return false
-		}
-	}
-	return true
-}
-
-// The operator's golden cases, rounded to 16 bits.
-func TestGolden(t *testing.T) {
-	d := device(t)
-	files, err := filepath.Glob("../testdata/golden/*.safetensors")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no golden files: %v", err)
-	}
-	for _, file := range files {
-		for _, dtype := range []anchor.DType{anchor.BFloat16, anchor.Float16} {
-			t.Run(fmt.Sprintf("%s/%v", strings.TrimSuffix(filepath.Base(file), ".safetensors"), dtype), func(t *testing.T) {
-				f, err := safetensors.Open(file)
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer f.Close()
-				var params anchor.Params
-				if err := json.Unmarshal([]byte(f.Metadata()["params"]), &params); err != nil {
-					t.Fatal(err)
-				}
-				q, _ := f.Info("q")
-				k, _ := f.Info("k")
-				p := &problem{dtype: dtype, heads: q.Shape[0], nq: q.Shape[1], dim: q.Shape[2], kvHeads: k.Shape[0], nk: k.Shape[1]}
-				for name, to := range map[string]*[]uint16{"q": &p.q, "k": &p.k, "v": &p.v} {
-					x, err := f.Float32s(name)
-					if err != nil {
-						t.Fatal(err)
-					}
-					*to = narrow(x, dtype)
-				}
-				compare(t, d, p, &params, nil)
-				compare(t, d, p, nil, nil)
-			})
-		}
-	}
-}
-
-func TestShapes(t *testing.T) {
-	d := device(t)
-	negative, zero := float32(-0.1), float32(0)
-	seed := uint64(0)
-	for _, dtype := range []anchor.DType{anchor.BFloat16, anchor.Float16} {
-		for _, dim := range []int{1, 17, 64, 80, 96, 128, 200, 256} {
-			for _, c := range []struct {
-				heads, kvHeads, nq, nk int
-				params                 *anchor.Params
-				scale                  *float32
-			}{
-				{2, 1, 1, 1, nil, nil},
-				{4, 2, 129, 700, nil, nil},
-				{3, 3, 300, 300, nil, &negative},
-				{3, 1, 100, 300, &anchor.Params{Block: 16, Step: 2, Init: 4, Local: 3, Theta: 4, Tail: 7}, &negative},
-				{2, 2, 200, 300, &anchor.Params{Block: 16, Step: 2, Init: 4, Local: 3, Theta: 0.5, Tail: 7}, &zero},
-				{8, 2, 777, 1500, &anchor.Params{Block: 32, Step: 4, Init: 10, Local: 0, Theta: 5, Tail: 100}, nil},
-				{6, 2, 400, 900, &anchor.Params{Block: 1, Step: 7, Init: 0, Local: 1, Theta: 6, Tail: 0}, nil},
-				{2, 1, 5000, 5000, &anchor.Params{Block: 128, Step: 16, Init: 128, Local: 128, Theta: 7, Tail: 128}, nil},
-				{2, 1, 3000, 3000, &anchor.Params{Block: 100, Step: 9, Init: 128, Local: 128, Theta: 7, Tail: 1 << 29}, nil},
-				{5, 1, 600, 600, &anchor.Params{Block: 2, Step: 90, Init: 1, Local: 1, Theta: 7, Tail: 1}, nil},
-			} {
-				seed++
-				t.Run(fmt.Sprintf("%v/%d/%d", dtype, dim, seed), func(t *testing.T) {
-					compare(t, d, newProblem(seed, c.heads, c.kvHeads, c.nq, c.nk, dim, dtype), c.params, c.scale)
-				})
-			}
-		}
-	}
+func testCompliance(t *testing.T, d *Device) {
+	compliance.Test(t, compliance.Engine{
+		Attend: func(ctx context.Context, opt anchor.Options, sequences ...anchor.Sequence) (*anchor.Result, error) {
+			opt.Engine = d
+			return anchor.Attend(ctx, opt, sequences...)
+		},
+		ISA:     "cuda " + d.arch,
+		Golden:  "../testdata/golden",
+		Types:   []compliance.Type{compliance.Rounded(anchor.BFloat16, 1e-3, 2e-3), compliance.Rounded(anchor.Float16, 1e-3, 2e-3)},
+		Dims:    dims,
+		Bitwise: true,
+		Auto:    true,
+		Spoils:  tileRows - 1,
+	})
 }
 
 var small = anchor.Params{Block: 32, Step: 4, Init: 10, Local: 20, Theta: 6, Tail: 60}
-
-func TestLaws(t *testing.T) {
-	d := device(t)
-	for _, dim := range []int{64, 128, 256} {
-		p := newProblem(uint64(dim), 4, 2, 1000, 1300, dim, anchor.BFloat16)
-		run := func(p *problem, planner anchor.Planner) (o, lse []float32, res *anchor.Result) {
-			s := p.sequence()
-			res = mustAttend(t, anchor.Options{Planner: planner, Engine: d, Stripes: true}, s)
-			return values(s.O), values(s.LSE), res
-		}
-		all, none := small, small
-		all.Theta, none.Theta = math.Inf(1), math.Inf(-1)
-		o, _, res := run(p, anchor.AnchorAttention(all))
-		dense, _, _ := run(p, anchor.Dense())
-		if x := distance(o, dense); x > 2e-3 || res.Density() != 1 {
-			t.Errorf("dim %d: θ = ∞ differs from dense by %g, density %v", dim, x, res.Density())
-		}
-		if _, _, res := run(p, anchor.AnchorAttention(none)); res.Stripes != 0 {
-			t.Errorf("dim %d: θ = −∞ keeps %d stripes", dim, res.Stripes)
-		}
-		o, lse, whole := run(p, anchor.AnchorAttention(small))
-		again, lseAgain, _ := run(p, anchor.AnchorAttention(small))
-		if !slices.Equal(o, again) || !slices.Equal(lse, lseAgain) {
-			t.Errorf("dim %d: two runs differ", dim)
-		}
-		// Grouped heads equal repeated heads.
-		repeated := *p
-		repeated.kvHeads, repeated.k, repeated.v = p.heads, nil, nil
-		for h := range p.heads {
-			at := h * p.kvHeads / p.heads * p.nk * dim
-			repeated.k = append(repeated.k, p.k[at:at+p.nk*dim]...)
-			repeated.v = append(repeated.v, p.v[at:at+p.nk*dim]...)
-		}
-		if again, _, _ := run(&repeated, anchor.AnchorAttention(small)); !slices.Equal(o, again) {
-			t.Errorf("dim %d: repeated heads differ by %g", dim, distance(again, o))
-		}
-		// Chunks cut at group borders equal the whole; position 300 is row 0.
-		at, stripes := 0, int64(0)
-		for _, to := range []int{84, 84 + 256, 1000} {
-			part, _, res := run(p.rows(at, to), anchor.AnchorAttention(small))
-			stripes += res.Stripes
-			for h := range p.heads {
-				n := (to - at) * dim
-				if a, b := part[h*n:(h+1)*n], o[(h*p.nq+at)*dim:][:n]; distance(a, b) > 1e-6 {
-					t.Errorf("dim %d: rows [%d, %d) of head %d differ by %g in a chunk", dim, at, to, h, distance(a, b))
-				}
-			}
-			at = to
-		}
-		if stripes != whole.Stripes {
-			t.Errorf("dim %d: chunks keep %d stripes; want %d", dim, stripes, whole.Stripes)
-		}
-		// A batch equals its sequences.
-		other := newProblem(77, 4, 2, 500, 500, dim, anchor.BFloat16)
-		a, b := other.sequence(), p.sequence()
-		batch := mustAttend(t, anchor.Options{Planner: anchor.AnchorAttention(small), Engine: d}, a, b)
-		alone, _, res := run(other, anchor.AnchorAttention(small))
-		if !slices.Equal(values(b.O), o) || !slices.Equal(values(a.O), alone) || batch.Pairs != whole.Pairs+res.Pairs {
-			t.Errorf("dim %d: a batch differs from its sequences", dim)
-		}
-	}
-}
-
-// Strided inputs and outputs, the audit, and NaN.
-func TestViews(t *testing.T) {
-	d := device(t)
-	p := newProblem(5, 4, 2, 300, 400, 64, anchor.BFloat16)
-	want := p.sequence()
-	opt := anchor.Options{Planner: anchor.AnchorAttention(small), Engine: d, AuditRows: 50}
-	wanted := mustAttend(t, opt, want)
-	exact := mustAttend(t, anchor.Options{Planner: opt.Planner, AuditRows: 50}, p.single())
-	if math.Abs(wanted.Recall.Mean-exact.Recall.Mean) > 1e-3 || len(wanted.Audit) != len(exact.Audit) {
-		t.Errorf("recall %v; want %v", wanted.Recall, exact.Recall)
-	}
-	interleave := func(x []uint16, heads, rows int) anchor.Tensor {
-		y := make([]uint16, len(x))
-		for h := range heads {
-			for i := range rows {
-				copy(y[(i*heads+h)*64:][:64], x[(h*rows+i)*64:][:64])
-			}
-		}
-		return anchor.FromBFloat16(y, heads, rows, 64).Strided(64, heads*64)
-	}
-	got := p.sequence()
-	got.Q, got.K, got.V = interleave(p.q, 4, 300), interleave(p.k, 2, 400), interleave(p.v, 2, 400)
-	o := make([]float32, 4*300*64)
-	got.O = anchor.FromFloat32(o, 4, 300, 64).Strided(64, 4*64)
-	mustAttend(t, opt, got)
-	if !slices.Equal(values(got.O), values(want.O)) {
-		t.Error("strided tensors differ")
-	}
-	bad := p.sequence()
-	q := slices.Clone(p.q)
-	q[(300+7)*64+3] = 0x7fc0
-	bad.Q = anchor.FromBFloat16(q, 4, 300, 64)
-	res := mustAttend(t, anchor.Options{Planner: anchor.Dense(), Engine: d}, bad)
-	if res.NonFiniteRows != 1 || !math.IsNaN(float64(values(bad.O)[(300+7)*64])) {
-		t.Errorf("a NaN in a query spoils %d rows; want its own", res.NonFiniteRows)
-	}
-}
 
 // The layout that the kernels expect, as they assert it.
 func TestArgsLayout(t *testing.T) {

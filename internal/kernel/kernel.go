@@ -387,10 +387,10 @@ func (s *Set) Finite(x []float32) bool {
 	return true
 }
 
-// Prefetch asks for x, which is read soon, where processors cannot foresee that.
+// Prefetch asks for x, which is read soon, where processors cannot foresee that. One 16-bit number is not worth it.
 func Prefetch[T float32 | uint16](s *Set, x []T) {
 	const line = 64
-	if bytes := len(x) * int(unsafe.Sizeof(*new(T))); s.prefetch != nil && bytes > 0 {
+	if bytes := len(x) * int(unsafe.Sizeof(*new(T))); s.prefetch != nil && bytes >= 4 {
 		s.prefetch(single(&x[0]), (bytes+line-1)/line)
 	}
 }

@@ -667,3 +667,14 @@ func TestActivations(t *testing.T) {
 		}
 	})
 }
+
+// What is asked for may end where memory does, be it one number of 16 bits. (The race detector's build looks at pointers.)
+func TestPrefetch(t *testing.T) {
+	half, single := make([]uint16, 1024), make([]float32, 1024)
+	forLevels(t, func(t *testing.T, s *Set) {
+		for _, n := range []int{0, 1, 2, 3, 33} {
+			Prefetch(s, half[len(half)-n:])
+			Prefetch(s, single[len(single)-n:])
+		}
+	})
+}
