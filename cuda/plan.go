@@ -81,15 +81,14 @@ func (p *plan) cut(sequence int, s anchor.Shape) (dense []tile) {
 }
 
 // surveyed returns how many blocks of a group are surveyed, under auto: those of its first rows with stripes, where anchors
-// cost least since windows are shortest; they keep most, too, since anchors grow with windows. 256 rows cost 3 % of dense
-// attention at 8192 keys; where that is a smaller part, 512 tell more of the other rows.
+// cost least since windows are shortest; they keep most, too, since anchors grow with windows. A row for every 32 keys costs 3 % of
+// dense attention at 8192 keys and less beyond; more rows tell more of the others.
 func (p *plan) surveyed() int {
-	rows := 256
+	longest := 0
 	for _, s := range p.shapes {
-		if s.Keys >= 16384 {
-			rows = 512
-		}
+		longest = max(longest, s.Keys)
 	}
+	rows := min(max(longest/32, 256), 1024)
 	return min(max(rows/p.params.Block, 1), 16, p.params.Step)
 }
 
