@@ -26,7 +26,7 @@ func (s Stage) String() string {
 // A Result says what Attend did.
 type Result struct {
 	Method string // the planner's name
-	ISA    string // the level of the kernels used: generic, avx2, avx512, avx512bf16, amx or neon
+	ISA    string // the level of the kernels used: generic, avx2, avx512, avx512bf16, amx or neon; or an engine's name of its own
 
 	Seconds float64            // wall-clock time of the call, the audit included
 	Stages  [NumStages]float64 // the same time split by Stage: thread-seconds over threads

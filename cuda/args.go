@@ -2,7 +2,9 @@
 
 package cuda
 
-// Args is Args of kernels/call.h, which tells what is in it.
+import "unsafe"
+
+// args is Args of kernels/call.h, which tells what is in it.
 type args struct {
 	sequences          uint64
 	tiles              uint64
@@ -12,6 +14,8 @@ type args struct {
 	bits               uint64
 	counts             uint64
 	tally              uint64
+	saved              uint64
+	odd                uint64
 	handed             uint64
 	rows, words        int64
 	qStep, kvStep      uint32
@@ -23,13 +27,14 @@ type args struct {
 	chunks, chunk      int32
 	block, step        int32
 	scale, theta       float32
-	survey             int32
+	blocks             int32
 	surveyed           int32
+	alone              int32
 	worth              int32
 	narrow             int32
 }
 
-// Place is Sequence of kernels/call.h, which tells what is in it.
+// place is Sequence of kernels/call.h, which tells what is in it.
 type place struct {
 	q, k, v                             uint64
 	o                                   uint64
@@ -40,13 +45,13 @@ type place struct {
 	first, _                            int32
 }
 
-// Tile is Tile of kernels/call.h, which tells what is in it.
+// tile is Tile of kernels/call.h, which tells what is in it.
 type tile struct {
 	sequence, from, to, start int32
 	group                     int32
 }
 
-// Group is Group of kernels/call.h, which tells what is in it.
+// group is Group of kernels/call.h, which tells what is in it.
 type group struct {
 	bits            int64
 	words           int32
@@ -54,18 +59,20 @@ type group struct {
 	from, to        int32
 	init, local     int32
 	most            int32
+	survey          int32
+	_               int32
 }
 
 // Numbers that kernels and program share: see kernels/call.h.
 const (
-	tallyOdd     = 0
-	tallySaved   = 1
-	tallyAttend  = 2
-	tallyAnchors = 3
-	tallySurvey  = 4
-	tallies      = 5
+	tallyAttend  = 0
+	tallyAnchors = 1
+	tallySurvey  = 2
+	tallies      = 3
+	savedPairs   = 4096
 	tileRows     = 128
 	windowRows   = 256
+	surveyKeys   = 1024
 )
 
 // The kernels, by number.
@@ -79,7 +86,17 @@ const (
 
 var kernelNames = [...]string{"anchors", "attend", "pool", "sample", "search"}
 
-// Launches tell how kernels are started, by architecture, dim and number.
+func (s *starter) anchors(a *args, blocks int) { s.kernel(anchors, unsafe.Pointer(a), blocks) }
+
+func (s *starter) attend(a *args, blocks int) { s.kernel(attend, unsafe.Pointer(a), blocks) }
+
+func (s *starter) pool(a *args, blocks int) { s.kernel(pool, unsafe.Pointer(a), blocks) }
+
+func (s *starter) sample(a *args, blocks int) { s.kernel(sample, unsafe.Pointer(a), blocks) }
+
+func (s *starter) search(a *args, blocks int) { s.kernel(search, unsafe.Pointer(a), blocks) }
+
+// launches tell how kernels are started, by architecture, dim and number.
 var launches = map[string]map[int][len(kernelNames)]launch{
 	"sm_80": {
 		64: {

@@ -10,15 +10,23 @@ import (
 
 // Attend does a call of anchor.Attend, all sequences in one launch of each kernel. Stages in its result are times on the
 // device, by its own clock, and leave out copying from and to it: the window is the anchors' alone, since attention to the
-// window is done together with that to the stripes, and to all keys in the tail.
+// window is done together with that to the stripes, and to all keys in the tail. The end of ctx is heeded between copies and before
+// kernels are started, which nothing stops then.
 func (d *Device) Attend(ctx context.Context, call anchor.Call) (*anchor.Result, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	res, err := d.attend(ctx, &call)
-	if err != nil && ctx.Err() == nil {
+	res, err := d.attendInTurn(ctx, &call)
+	switch {
+	case err == nil && call.Progress != nil:
+		call.Progress(1)
+	case err != nil && ctx.Err() == nil:
 		err = fmt.Errorf("cuda: %w", err)
 	}
 	return res, err
+}
+
+func (d *Device) attendInTurn(ctx context.Context, call *anchor.Call) (*anchor.Result, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.attend(ctx, call)
 }
 
 func (d *Device) attend(ctx context.Context, call *anchor.Call) (*anchor.Result, error) {
@@ -102,9 +110,6 @@ func (w *work) run(ctx context.Context) (*anchor.Result, error) {
 	res, err := w.compute(ctx, c, sequences)
 	if err := errors.Join(err, c.free()); err != nil {
 		return nil, err
-	}
-	if w.call.Progress != nil {
-		w.call.Progress(1)
 	}
 	return res, nil
 }
@@ -200,37 +205,54 @@ func (w *work) upload(t *anchor.Tensor, negative bool) (Tensor, error) {
 	}
 	_, step := t.Strides()
 	const some = 1 << 21 // elements that are rearranged at a time
-	var buffer []uint16
+	var buffer []uint16  // rows that are not on the device yet
+	at := to.address()
+	flush := func() error {
+		if len(buffer) == 0 {
+			return nil
+		}
+		err := send(w.driver, at, buffer)
+		at += 2 * uint64(len(buffer))
+		buffer = buffer[:0]
+		return err
+	}
 	for h := range t.Heads() {
 		for row := 0; row < t.Rows(); {
 			_, data, n := t.Elements(h, row)
-			at := to.address() + 2*uint64(h*t.Rows()+row)*uint64(dim)
-			if step == dim && t.Dim() == dim && !negative {
-				data = data[:n*dim]
-			} else {
-				n = min(n, max(some/dim, 1))
-				if buffer == nil {
-					buffer = make([]uint16, n*dim)
+			if step == dim && t.Dim() == dim && !negative && n*dim >= some {
+				if err := flush(); err != nil {
+					return to, err
 				}
-				n = min(n, len(buffer)/dim)
-				for i := range n {
-					r := buffer[i*dim:][:dim]
-					copy(r, data[i*step:][:t.Dim()])
-					if negative {
-						for j := range r {
-							r[j] ^= 0x8000
-						}
+				if err := send(w.driver, at, data[:n*dim]); err != nil {
+					return to, err
+				}
+				at += 2 * uint64(n) * uint64(dim)
+				row += n
+				continue
+			}
+			if buffer == nil {
+				buffer = make([]uint16, 0, min(max(some/dim, 1), t.Heads()*t.Rows())*dim)
+			}
+			n = min(n, (cap(buffer)-len(buffer))/dim)
+			for i := range n {
+				r := buffer[len(buffer):][:dim]
+				buffer = buffer[:len(buffer)+dim]
+				clear(r[copy(r, data[i*step:][:t.Dim()]):])
+				if negative {
+					for j := range r {
+						r[j] ^= 0x8000
 					}
 				}
-				data = buffer[:n*dim]
-			}
-			if err := send(w.driver, at, data); err != nil {
-				return to, err
 			}
 			row += n
+			if len(buffer) == cap(buffer) {
+				if err := flush(); err != nil {
+					return to, err
+				}
+			}
 		}
 	}
-	return to, nil
+	return to, flush()
 }
 
 // download writes an output, whose rows may be filled up, to the program's.

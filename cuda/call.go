@@ -10,8 +10,8 @@ import (
 	"github.com/anchorattention/anchor"
 )
 
-// A Sequence is one sequence of a batch whose tensors lie on the device: see [anchor.Sequence]. Dim is 64, 96, 128 or 256,
-// and rows begin at multiples of 16 bytes.
+// A Sequence is one sequence of a batch whose tensors lie on the device: see [anchor.Sequence]. Dim is 64, 96, 128 or 256. Rows of
+// Q, K and V begin at multiples of 16 bytes, those of O at multiples of 8, or 4 if it has 16 bits, and those of LSE of 4.
 type Sequence struct {
 	Q    Tensor // BF16 or F16 [heads, Nq, dim]
 	K, V Tensor // as Q, [KV heads, Nk, dim], with the same steps between rows and between pages
@@ -56,7 +56,7 @@ func (s *Sequence) shape(d *Device) (anchor.Shape, error) {
 		}
 	}
 	q, k, v, o, l := &s.Q, &s.K, &s.V, &s.O, &s.LSE
-	const maxPosition = 1 << 30
+	const maxPosition = 1 << 29 // as anchor.Params
 	switch {
 	case k.DType != q.DType || v.DType != q.DType:
 		return sh, fmt.Errorf("Q, K and V have element types %v, %v and %v; want one for all", q.DType, k.DType, v.DType)
@@ -78,6 +78,8 @@ func (s *Sequence) shape(d *Device) (anchor.Shape, error) {
 		return sh, fmt.Errorf("LSE is %v of shape %s; want F32 [%d, %d, 1]", l.DType, l.shape(), q.Heads, q.Rows)
 	case s.Prompt < 0 || s.Prompt > maxPosition:
 		return sh, fmt.Errorf("Prompt is %d; want 0 (the call ends the prompt) … %d", s.Prompt, maxPosition)
+	case o.overlaps() || l.Memory != nil && l.overlaps():
+		return sh, fmt.Errorf("O has steps %d (heads) and %d (rows), and LSE %d and %d: rows overlap", o.HeadStep, o.RowStep, l.HeadStep, l.RowStep)
 	case s.Pages != nil && k.PageStep != v.PageStep:
 		return sh, fmt.Errorf("V has a step of %d between pages and K of %d; want the same", v.PageStep, k.PageStep)
 	}
@@ -93,15 +95,16 @@ type Call struct {
 	method string
 	args   args
 
-	memory            []uint64 // on the device
-	scratch           int      // bytes of it
-	tilesAt, windowAt uint64   // where the plan's tiles are there
+	uses              []*Memory // of the tensors
+	memory            []uint64  // on the device
+	scratch           int       // bytes of it
+	tilesAt, windowAt uint64    // where the plan's tiles are there
 	started           bool
 }
 
-// Prepare plans a call and allocates its memory. Of opt, Planner and Scale count; nothing else may be asked for. The tensors'
-// memory must last as long as the call, and all sequences have the same heads, dim and types, and the same steps between rows.
-// Close the call.
+// Prepare plans a call and allocates its memory. Of opt, Planner and Scale count: Threads, Costs and Engine are not looked at, and
+// nothing else may be asked for. The tensors' memory must last as long as the call, and all sequences have the same heads, dim and types,
+// and the same steps between rows. Close the call. Its methods may be called concurrently.
 func (d *Device) Prepare(opt anchor.Options, sequences ...Sequence) (*Call, error) {
 	var c *Call
 	err := d.do(func() (err error) {
@@ -144,6 +147,7 @@ func (d *Device) plan(opt *anchor.Options, sequences []Sequence) (_ *Call, err e
 	}
 	first := &sequences[0]
 	shapes := make([]anchor.Shape, len(sequences))
+	var lse *Tensor // the first there is
 	for i := range sequences {
 		s := &sequences[i]
 		if shapes[i], err = s.shape(d); err != nil {
@@ -154,9 +158,12 @@ func (d *Device) plan(opt *anchor.Options, sequences []Sequence) (_ *Call, err e
 			return nil, fmt.Errorf("sequence %d has %d heads, %d KV heads, dim %d, type %v and outputs in %v; sequence 0 has %d, %d, %d, %v and %v; want the same",
 				i, b.Heads, b.KVHeads, b.Dim, s.Q.DType, s.O.DType, a.Heads, a.KVHeads, a.Dim, first.Q.DType, first.O.DType)
 		}
-		for _, t := range [][2]*Tensor{{&first.Q, &s.Q}, {&first.K, &s.K}, {&first.V, &s.V}, {&first.O, &s.O}, {&first.LSE, &s.LSE}} {
-			if a, b := t[0], t[1]; a.RowStep != b.RowStep && a.Memory != nil && b.Memory != nil {
-				return nil, fmt.Errorf("sequence %d has a step of %d between rows where sequence 0 has %d; want the same", i, b.RowStep, a.RowStep)
+		if s.LSE.Memory != nil && lse == nil {
+			lse = &s.LSE
+		}
+		for _, t := range [][2]*Tensor{{&first.Q, &s.Q}, {&first.K, &s.K}, {&first.V, &s.V}, {&first.O, &s.O}, {lse, &s.LSE}} {
+			if a, b := t[0], t[1]; b.Memory != nil && a.RowStep != b.RowStep {
+				return nil, fmt.Errorf("sequence %d has a step of %d between rows where one before it has %d; want the same", i, b.RowStep, a.RowStep)
 			}
 		}
 		if s.PageRows != first.PageRows {
@@ -170,7 +177,16 @@ func (d *Device) plan(opt *anchor.Options, sequences []Sequence) (_ *Call, err e
 	if kind.dim != first.Q.Dim {
 		return nil, fmt.Errorf("dim is %d; want one of %v for tensors on the device", first.Q.Dim, dims)
 	}
-	c := &Call{device: d, plan: newPlan(params, auto, shapes...), method: opt.Planner.Name()}
+	var uses []*Memory
+	for i := range sequences {
+		s := &sequences[i]
+		for _, t := range []*Tensor{&s.Q, &s.K, &s.V, &s.O, &s.LSE} {
+			if t.Memory != nil {
+				uses = append(uses, t.Memory)
+			}
+		}
+	}
+	c := &Call{device: d, uses: uses, plan: newPlan(params, auto, d.costs, shapes...), method: opt.Planner.Name()}
 	if c.module, err = d.load(kind); err != nil {
 		return nil, err
 	}
@@ -229,10 +245,19 @@ func (c *Call) allocate(sequences []Sequence) (err error) {
 	if c.tilesAt, err = store(c, p.tiles); err != nil {
 		return err
 	}
-	if a.tally, err = c.alloc(tallyBytes + c.countBytes()); err != nil || len(p.sparse) == 0 {
+	if a.tally, err = c.alloc(4 * c.counters()); err != nil {
 		return err
 	}
-	a.counts = a.tally + tallyBytes
+	a.saved = a.tally + 4*tallies
+	a.odd = a.saved + 4*uint64(len(sequences))
+	a.counts = a.odd + 4*uint64(shape.Heads)
+	if len(p.sparse) == 0 {
+		return nil
+	}
+	if len(sequences) == 1 {
+		a.alone = 1
+	}
+	a.worth = int32(p.costs.worth(shape.Dim) / savedPairs)
 	a.block, a.step, a.theta = int32(p.params.Block), int32(p.params.Step), float32(p.params.Theta)
 	a.chunk, a.chunks = c.chunks()
 	if c.windowAt, err = store(c, append(p.survey[:len(p.survey):len(p.survey)], p.window...)); err != nil {
@@ -268,16 +293,23 @@ func (c *Call) chunks() (keys, n int32) {
 		most = max(most, int(g.start))
 	}
 	all *= int(c.args.heads/c.args.shared) * c.pooledTiles()
-	keys = int32(max(all/(8*c.device.processors)/128*128, 512))
+	keys = int32(max(min(all/(8*c.device.processors)/128*128, most), 512))
 	return keys, (int32(most) + keys - 1) / keys
 }
 
 // bitBytes is the size of a bit for every head, group and key before it.
 func (c *Call) bitBytes() int { return 4 * c.plan.shapes[0].Heads * int(c.plan.words) }
 
-const tallyBytes = tallies * 4
-
-func (c *Call) countBytes() int { return 4 * c.plan.shapes[0].Heads * len(c.plan.groups) }
+// counters is how many numbers kernels count in, which lie together: a tally, what each sequence's stripes save, each head's rows that are
+// not finite, and the bits of each head and group, if there are any.
+func (c *Call) counters() int {
+	p, heads := c.plan, c.plan.shapes[0].Heads
+	n := tallies + len(p.shapes) + heads
+	if len(p.sparse) > 0 {
+		n += heads * len(p.groups)
+	}
+	return n
+}
 
 // section returns how many query heads are done together: those whose keys and values take two thirds of the second-level
 // cache, and at least those of one KV head.
@@ -334,12 +366,28 @@ func (c *Call) Scratch() int { return c.scratch }
 // Start has the device begin, after what was started before, and does not wait.
 func (c *Call) Start() error {
 	return c.device.do(func() error {
-		if c.module == nil {
-			return errors.New("the call is closed")
+		if err := c.usable(); err != nil {
+			return err
+		}
+		if err := c.start(nil); err != nil {
+			return err
 		}
 		c.started = true
-		return c.start(nil)
+		return nil
 	})
+}
+
+// usable reports whether the call can be started.
+func (c *Call) usable() error {
+	if c.module == nil {
+		return errors.New("the call is closed")
+	}
+	for _, m := range c.uses {
+		if m.address == 0 {
+			return errors.New("memory of a tensor was freed")
+		}
+	}
+	return nil
 }
 
 // Result waits until the device has done what was started, and tells what the call did when it was started last. Seconds and
@@ -380,13 +428,12 @@ func (c *Call) result() (*anchor.Result, error) {
 	if err := d.wait(); err != nil {
 		return nil, err
 	}
-	heads := c.plan.shapes[0].Heads
-	tally, err := c.tally()
+	odd, counts, err := c.counted()
 	if err != nil {
 		return nil, err
 	}
-	res := &anchor.Result{Method: c.method, ISA: d.isa(), Heads: make([]anchor.HeadResult, heads), NonFiniteRows: int64(tally[tallyOdd])}
-	c.plan.account(res, tally[tallies:])
+	res := &anchor.Result{Method: c.method, ISA: d.isa(), Heads: make([]anchor.HeadResult, len(odd))}
+	c.plan.account(res, counts, odd)
 	return res, nil
 }
 
@@ -394,7 +441,7 @@ func (c *Call) stripes() ([]anchor.StripeSet, error) {
 	if err := c.device.wait(); err != nil || c.plan.params == nil {
 		return nil, err
 	}
-	tally, err := c.tally()
+	_, counts, err := c.counted()
 	if err != nil {
 		return nil, err
 	}
@@ -404,24 +451,24 @@ func (c *Call) stripes() ([]anchor.StripeSet, error) {
 			return nil, err
 		}
 	}
-	return c.plan.stripes(tally[tallies:], bits), nil
+	return c.plan.stripes(counts, bits), nil
 }
 
-// tally fetches what was counted: the tally, and then counts of heads and groups, −1 where rows saw all keys.
-func (c *Call) tally() ([]int32, error) {
-	tally := make([]int32, tallies, tallies+c.countBytes()/4)
-	if len(c.plan.sparse) > 0 {
-		tally = tally[:cap(tally)]
+// counted fetches the counts of each head's rows that are not finite, and of the bits of each head and group: −1 where rows saw all keys.
+func (c *Call) counted() (odd, counts []int32, err error) {
+	all := make([]int32, c.counters())
+	if err := fetch(c.device.driver, all, c.args.tally); err != nil {
+		return nil, nil, err
 	}
-	if err := fetch(c.device.driver, tally, c.args.tally); err != nil {
-		return nil, err
-	}
-	if c.plan.auto && uint32(tally[tallySaved]) < uint32(c.args.worth) {
-		for i := range tally[tallies:] {
-			tally[tallies+i] = -1
+	p := c.plan
+	saved, rest := all[tallies:][:len(p.shapes)], all[tallies+len(p.shapes):]
+	odd, counts = rest[:p.shapes[0].Heads], rest[p.shapes[0].Heads:]
+	for i := range counts {
+		if p.auto && saved[p.groups[i%len(p.groups)].sequence] < c.args.worth {
+			counts[i] = -1
 		}
 	}
-	return tally, nil
+	return odd, counts, nil
 }
 
 // A Graph is calls that the device begins as one, in turn, with next to no work for the program: see CUDA's graphs.
@@ -439,8 +486,11 @@ func (d *Device) Graph(calls ...*Call) (*Graph, error) {
 			return errors.New("no calls; want at least one")
 		}
 		for i, c := range calls {
-			if c.device != d || c.module == nil {
-				return fmt.Errorf("call %d is closed or of another device", i)
+			if c.device != d {
+				return fmt.Errorf("call %d is of another device", i)
+			}
+			if err := c.usable(); err != nil {
+				return fmt.Errorf("call %d: %w", i, err)
 			}
 		}
 		const threadLocal = 1 // CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
@@ -474,10 +524,18 @@ func (g *Graph) Start() error {
 		if g.exec == 0 {
 			return errors.New("the graph is closed")
 		}
+		for i, c := range g.calls {
+			if err := c.usable(); err != nil {
+				return fmt.Errorf("call %d: %w", i, err)
+			}
+		}
+		if err := g.device.driver.call("GraphLaunch", g.device.driver.f.GraphLaunch, g.exec, g.device.stream); err != nil {
+			return err
+		}
 		for _, c := range g.calls {
 			c.started = true
 		}
-		return g.device.driver.call("GraphLaunch", g.device.driver.f.GraphLaunch, g.exec, g.device.stream)
+		return nil
 	})
 }
 

@@ -181,7 +181,12 @@ func testCalls(t *testing.T, d *Device, dtype anchor.DType, dim int) {
 		newProblem(3, 4, 2, 5, 5, dim, dtype), newProblem(4, 4, 2, 640, 640, dim, dtype).rows(100, 500), newProblem(5, 4, 2, 129, 2000, dim, dtype),
 	}
 	wide := anchor.Params{Block: 128, Step: 4, Init: 64, Local: 32, Theta: 6, Tail: 100}
-	for name, planner := range map[string]anchor.Planner{"dense": anchor.Dense(), "small": anchor.AnchorAttention(small), "wide": anchor.AnchorAttention(wide)} {
+	odd := anchor.Params{Block: 16, Step: 7, Init: 5, Local: 3, Theta: 6, Tail: 9}
+	d.costs = eager
+	for name, planner := range map[string]anchor.Planner{
+		"dense": anchor.Dense(), "small": anchor.AnchorAttention(small), "wide": anchor.AnchorAttention(wide), "odd": anchor.AnchorAttention(odd),
+		"auto": anchor.Auto(small), "auto wide": anchor.Auto(wide), "auto odd": anchor.Auto(odd),
+	} {
 		var pairs, stripes int64
 		var wantO, wantLSE [][]float32
 		var wantSets []anchor.StripeSet

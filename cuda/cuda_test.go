@@ -44,6 +44,9 @@ func deviceOf(t testing.TB, arch string) *Device {
 	return d
 }
 
+// eager lets auto look for stripes where they save anything at all, which in small problems nothing would be worth.
+var eager = costs{gather: 1.1}
+
 // A problem is one sequence whose inputs are 16-bit numbers.
 type problem struct {
 	dtype               anchor.DType
@@ -177,6 +180,7 @@ func distance(got, want []float32) float64 {
 func TestCompliance(t *testing.T) { forDevices(t, testCompliance) }
 
 func testCompliance(t *testing.T, d *Device) {
+	d.costs = eager
 	compliance.Test(t, compliance.Engine{
 		Attend: func(ctx context.Context, opt anchor.Options, sequences ...anchor.Sequence) (*anchor.Result, error) {
 			opt.Engine = d
@@ -196,19 +200,19 @@ var small = anchor.Params{Block: 32, Step: 4, Init: 10, Local: 20, Theta: 6, Tai
 
 // The layout that the kernels expect, as they assert it.
 func TestArgsLayout(t *testing.T) {
-	if a, b, c := unsafe.Sizeof(place{}), unsafe.Sizeof(tile{}), unsafe.Sizeof(group{}); a != 104 || b != 20 || c != 40 {
-		t.Errorf("places, tiles and groups are %d, %d and %d bytes; want 104, 20 and 40", a, b, c)
+	if a, b, c := unsafe.Sizeof(place{}), unsafe.Sizeof(tile{}), unsafe.Sizeof(group{}); a != 104 || b != 20 || c != 48 {
+		t.Errorf("places, tiles and groups are %d, %d and %d bytes; want 104, 20 and 48", a, b, c)
 	}
 	var a args
-	if size := unsafe.Sizeof(a); size != 168 {
-		t.Errorf("args are %d bytes; want 168", size)
+	if size := unsafe.Sizeof(a); size != 192 {
+		t.Errorf("args are %d bytes; want 192", size)
 	}
 	text, err := ptx.ReadFile("ptx/bf16_128.sm_90a.ptx")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(string(text), "_param_0[168]") {
-		t.Error("the kernels' arguments are not 168 bytes")
+	if !strings.Contains(string(text), "_param_0[192]") {
+		t.Error("the kernels' arguments are not 192 bytes")
 	}
 }
 
@@ -219,7 +223,7 @@ func TestPlan(t *testing.T) {
 		{Heads: 1, KVHeads: 1, Dim: 64, Queries: 10, Keys: 1000, Prompt: 1000}, {Heads: 1, KVHeads: 1, Dim: 64, Queries: 1000, Keys: 1000, Prompt: 20}} {
 		for i, params := range []*anchor.Params{nil, &params, &params} {
 			auto := i == 2
-			p := newPlan(params, auto, s)
+			p := newPlan(params, auto, eager, s)
 			seen := make([]int, s.Keys)
 			for _, t := range p.tiles {
 				for i := t.from; i < t.to; i++ {
@@ -231,6 +235,20 @@ func TestPlan(t *testing.T) {
 					t.Fatalf("%+v: row %d is in %d tiles", s, i, n)
 				}
 			}
+		}
+	}
+}
+
+// Where stripes cannot save what it takes to look for them, auto is dense from the start.
+func TestPlanAuto(t *testing.T) {
+	params := anchor.DefaultParams()
+	for _, c := range []struct {
+		heads, queries, keys int
+		sparse               bool
+	}{{32, 4096, 4096, false}, {32, 8192, 8192, true}, {2, 8192, 8192, false}, {32, 1, 131072, false}, {32, 1024, 131072, true}} {
+		s := anchor.Shape{Heads: c.heads, KVHeads: 1, Dim: 128, Queries: c.queries, Keys: c.keys, Prompt: 1 << 18}
+		if p := newPlan(&params, true, measured, s); len(p.sparse) > 0 != c.sparse || len(p.sparse)+len(p.tiles) == 0 {
+			t.Errorf("%+v: %d tiles have stripes; want any: %v", s, len(p.sparse), c.sparse)
 		}
 	}
 }

@@ -25,6 +25,7 @@ type Device struct {
 	context uintptr // 0 once closed
 	stream  uintptr
 	modules map[kind]*module
+	costs   costs
 
 	name          string
 	major, minor  int
@@ -67,7 +68,7 @@ func open(library string, ordinal int, arch string) (d *Device, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("cuda: %w", err)
 	}
-	d = &Device{driver: driver, modules: make(map[kind]*module)}
+	d = &Device{driver: driver, modules: make(map[kind]*module), costs: measured}
 	if err := d.prepare(ordinal, arch); err != nil {
 		return nil, errors.Join(fmt.Errorf("cuda: %w", err), d.Close())
 	}
@@ -187,7 +188,9 @@ func (d *Device) String() string {
 // isa is what results call the kernels.
 func (d *Device) isa() string { return "cuda " + d.arch }
 
-// Close gives back all that the device holds. Further calls of Attend are errors.
+// Close gives back the device, after it has done what was started. Graphs, calls and memory must be closed and freed before:
+// what is left of them nobody can give back, and it stays as long as the process uses the device. Further calls of
+// methods are errors.
 func (d *Device) Close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -199,6 +202,9 @@ func (d *Device) Close() error {
 	if d.context != 0 {
 		errs = append(errs, d.inContext(func() error {
 			var errs []error
+			if d.stream != 0 {
+				errs = append(errs, d.wait())
+			}
 			for _, m := range d.modules {
 				errs = append(errs, c.call("ModuleUnload", f.ModuleUnload, m.handle))
 			}

@@ -16,7 +16,7 @@ type driver struct {
 
 // functions are addresses, each of the function of the same name with "cu" before it, in the version that its tag says.
 type functions struct {
-	Init, DriverGetVersion, GetErrorName, GetErrorString uintptr
+	Init, GetErrorName, GetErrorString uintptr
 
 	DeviceGetCount, DeviceGet, DeviceGetName, DeviceGetAttribute uintptr
 	DevicePrimaryCtxRetain                                       uintptr
@@ -58,7 +58,7 @@ func openDriver(name string) (*driver, error) {
 
 func (d *driver) close() error { return unload(d.handle) }
 
-// A Status is what a function of the driver returns, other than 0.
+// A Status is the error that a function of the driver returns.
 type Status struct {
 	Call string // the function
 	Code int    // CUresult

@@ -93,6 +93,7 @@ func (f *fake) attendAll(t *testing.T) error {
 	if err != nil {
 		return err
 	}
+	d.costs = eager
 	for _, planner := range []anchor.Planner{anchor.Dense(), anchor.AnchorAttention(fakeParams), anchor.Auto(fakeParams)} {
 		s := newProblem(1, 4, 2, 100, 800, 48, anchor.BFloat16).sequence()
 		if _, err = anchor.Attend(t.Context(), anchor.Options{Planner: planner, Engine: d, Stripes: true}, s); err != nil {
@@ -314,6 +315,8 @@ func TestPrepareErrors(t *testing.T) {
 		{"Q has 3 heads and K 2", func(opt *anchor.Options, s *Sequence) { s.Q.Heads = 3 }},
 		{"Q has 10 rows and K 9", func(opt *anchor.Options, s *Sequence) { s.K.Rows, s.V.Rows = 9, 9 }},
 		{"O is F16 of shape [4, 10, 64]; want F32 or BF16", func(opt *anchor.Options, s *Sequence) { s.O.DType = anchor.Float16 }},
+		{"O has steps 320 (heads) and 64 (rows), and LSE 10 and 1: rows overlap", func(opt *anchor.Options, s *Sequence) { s.O.HeadStep /= 2 }},
+		{"and LSE 0 and 0: rows overlap", func(opt *anchor.Options, s *Sequence) { s.LSE.HeadStep, s.LSE.RowStep = 0, 0 }},
 		{"LSE is F32 of shape [4, 9, 1]", func(opt *anchor.Options, s *Sequence) { s.LSE.Rows = 9 }},
 		{"Prompt is -1", func(opt *anchor.Options, s *Sequence) { s.Prompt = -1 }},
 		{"dim is 56; want one of", func(opt *anchor.Options, s *Sequence) { s.Q.Dim, s.K.Dim, s.V.Dim, s.O.Dim = 56, 56, 56, 56 }},
@@ -331,6 +334,12 @@ func TestPrepareErrors(t *testing.T) {
 	second.Q.RowStep = 0
 	if _, err := d.Prepare(anchor.Options{Planner: anchor.Dense()}, s, second); err == nil || !strings.Contains(err.Error(), "sequence 1 has a step of 0") {
 		t.Errorf("steps: %v", err)
+	}
+	first, third := s, s
+	first.LSE = Tensor{}
+	third.LSE.HeadStep, third.LSE.RowStep = 1, 4
+	if _, err := d.Prepare(anchor.Options{Planner: anchor.Dense()}, first, s, third); err == nil || !strings.Contains(err.Error(), "sequence 2 has a step of 4 between rows where one before it has 1") {
+		t.Errorf("steps of LSE: %v", err)
 	}
 	if _, err := d.Prepare(anchor.Options{Planner: anchor.Dense()}); err == nil || !strings.Contains(err.Error(), "no sequences") {
 		t.Errorf("nothing: %v", err)
@@ -354,14 +363,34 @@ func TestPrepareErrors(t *testing.T) {
 	if _, err := c.Result(); err == nil || !strings.Contains(err.Error(), "not started") {
 		t.Errorf("result before a start: %v", err)
 	}
+	g, err := d.Graph(c)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := g.Start(); err == nil || !strings.Contains(err.Error(), "call 0: the call is closed") {
+		t.Errorf("start of a graph of a closed call: %v", err)
+	}
+	if err := g.Close(); err != nil {
 		t.Error(err)
 	}
 	if err := c.Start(); err == nil || !strings.Contains(err.Error(), "the call is closed") {
 		t.Errorf("start of a closed call: %v", err)
 	}
-	if _, err := d.Graph(c); err == nil || !strings.Contains(err.Error(), "call 0 is closed") {
+	if _, err := d.Graph(c); err == nil || !strings.Contains(err.Error(), "call 0: the call is closed") {
 		t.Errorf("graph of a closed call: %v", err)
+	}
+	if c, err = d.Prepare(anchor.Options{Planner: anchor.Dense()}, s); err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := m.Free(); err != nil {
+		t.Error(err)
+	}
+	if err := c.Start(); err == nil || !strings.Contains(err.Error(), "memory of a tensor was freed") {
+		t.Errorf("start without memory: %v", err)
 	}
 }
 

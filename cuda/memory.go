@@ -9,7 +9,8 @@ import (
 	"github.com/anchorattention/anchor"
 )
 
-// A Memory is a piece of a device's memory, free of anything known when it is new. Free it before the device is closed.
+// A Memory is a piece of a device's memory, uninitialised when it is new. Free it before the device is closed. It may be used
+// concurrently.
 type Memory struct {
 	device  *Device
 	address uint64 // 0 once freed
@@ -27,10 +28,14 @@ func (d *Device) Alloc(bytes int) (*Memory, error) {
 		return nil, fmt.Errorf("cuda: memory of %d bytes; want ≥ 1", bytes)
 	}
 	m := &Memory{device: d, size: bytes}
-	return m, d.do(func() (err error) {
+	err := d.do(func() (err error) {
 		m.address, err = d.driver.alloc(bytes)
 		return err
 	})
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
 }
 
 // Size returns the number of bytes.
@@ -49,12 +54,12 @@ func (m *Memory) Free() error {
 	})
 }
 
-// Write copies data to the memory, from the element at on, after what was started before.
+// Write copies data to the memory, from the at-th element of data's type on, after what was started before.
 func Write[E Element](m *Memory, at int, data []E) error {
 	return m.transfer(at, len(data), unsafe.Sizeof(E(0)), func(address uint64) error { return send(m.device.driver, address, data) })
 }
 
-// Read copies the memory from the element at on to data, after what was started before.
+// Read copies the memory, from the at-th element of data's type on, to data, after what was started before.
 func Read[E Element](m *Memory, at int, data []E) error {
 	return m.transfer(at, len(data), unsafe.Sizeof(E(0)), func(address uint64) error { return fetch(m.device.driver, data, address) })
 }
@@ -117,11 +122,20 @@ func (t *Tensor) size() int {
 
 func (t *Tensor) address() uint64 { return t.Memory.address + uint64(t.Offset)*uint64(t.size()) }
 
+// overlaps reports whether rows of the view share memory. The distances between heads and between rows may be either way round.
+func (t *Tensor) overlaps() bool {
+	inner, outer := [2]int{t.Rows, t.RowStep}, [2]int{t.Heads, t.HeadStep}
+	if inner[1] > outer[1] && outer[0] > 1 || inner[0] == 1 {
+		inner, outer = outer, inner
+	}
+	return inner[0] > 1 && inner[1] < t.Dim || outer[0] > 1 && outer[1] < (inner[0]-1)*inner[1]+t.Dim
+}
+
 // check reports what makes the view unusable on a device; pages are the numbers of its pages, nil if it has none. Where rows
 // begin, kernels want a multiple of so many bytes.
 func (t *Tensor) check(d *Device, pages []int32, pageRows, align int) error {
 	// Kernels have 32 bits for where a row of a head lies, in pieces of 16 bytes.
-	const limit, rowLimit = 1 << 35, 1 << 28
+	const limit, rowLimit int64 = 1 << 35, 1 << 28
 	switch {
 	case t.Memory == nil || t.Memory.device != d:
 		return errors.New("is not in memory of this device")
@@ -131,7 +145,7 @@ func (t *Tensor) check(d *Device, pages []int32, pageRows, align int) error {
 		return fmt.Errorf("has shape %s; want every size ≥ 1", t.shape())
 	case t.Offset < 0 || t.HeadStep < 0 || t.RowStep < 0 || t.PageStep < 0:
 		return fmt.Errorf("has offset %d and steps %d (heads), %d (rows) and %d (pages); want ≥ 0", t.Offset, t.HeadStep, t.RowStep, t.PageStep)
-	case t.RowStep >= rowLimit:
+	case int64(t.RowStep) >= rowLimit:
 		return fmt.Errorf("has a step of %d between rows; want less than %d", t.RowStep, rowLimit)
 	}
 	unit := align / t.size()
@@ -165,7 +179,7 @@ func (t *Tensor) check(d *Device, pages []int32, pageRows, align int) error {
 		return fmt.Errorf("of shape %s with offset %d, steps %d, %d and %d and last page %d goes beyond its memory, %d elements",
 			t.shape(), t.Offset, t.HeadStep, t.RowStep, t.PageStep, last, t.Memory.size/t.size())
 	}
-	if span := last*t.PageStep + (rows-1)*t.RowStep; span >= limit {
+	if span := last*t.PageStep + (rows-1)*t.RowStep; int64(span) >= limit {
 		return fmt.Errorf("has rows of a head that lie %d elements apart; want less than %d", span, limit)
 	}
 	return nil

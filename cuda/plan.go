@@ -12,6 +12,7 @@ type plan struct {
 	shapes []anchor.Shape
 	params *anchor.Params // nil: dense
 	auto   bool           // dense where that is better
+	costs  costs          // by which that is decided
 
 	tiles  []tile  // the last ones first: they are the longest, or may be
 	sparse []tile  // those of them that have stripes, in any order
@@ -24,8 +25,8 @@ type plan struct {
 	keys   int     // of all sequences
 }
 
-func newPlan(params *anchor.Params, auto bool, shapes ...anchor.Shape) *plan {
-	p := &plan{shapes: shapes, params: params, auto: auto, starts: []int{0}, before: []int64{0}}
+func newPlan(params *anchor.Params, auto bool, costs costs, shapes ...anchor.Shape) *plan {
+	p := &plan{shapes: shapes, params: params, auto: auto, costs: costs, starts: []int{0}, before: []int64{0}}
 	var dense []tile
 	for i, s := range shapes {
 		dense = append(dense, p.cut(i, s)...)
@@ -55,24 +56,37 @@ func (p *plan) cut(sequence int, s anchor.Shape) (dense []tile) {
 	}
 	denseFrom := min(max(s.Prompt-p.params.Tail, first), s.Keys)
 	tiles(&dense, tileRows, denseFrom, s.Keys, 0, -1)
-	size := p.params.Block * p.params.Step
+	size, blocks := p.params.Block*p.params.Step, p.params.Step
+	var groups []group
+	saved := 0.0 // at most, by the stripes of all heads
 	for start := first - first%size; start < s.Keys; start += size {
-		from, to := max(start, first), min(start+size, denseFrom)
 		local := max(start-p.params.Local, 0)
-		init := min(p.params.Init, local)
-		g := group{bits: p.words, sequence: int32(sequence), start: int32(start), init: int32(init), local: int32(local)}
-		g.most = int32(most(init, local, start, size))
-		if from < to && init < local && !(p.auto && g.most == 0) {
-			g.from, g.to, g.words = int32(from), int32(to), int32((start+31)/32)
-			tiles(&p.sparse, tileRows, from, to, start, len(p.groups))
-			surveyed := from
-			if p.auto {
-				surveyed = min((from/p.params.Block+p.surveyed())*p.params.Block, to)
-				tiles(&p.survey, windowRows, from, surveyed, start, len(p.groups))
-			}
-			tiles(&p.window, windowRows, surveyed, to, start, len(p.groups))
-		} else {
+		g := group{sequence: int32(sequence), start: int32(start), init: int32(min(p.params.Init, local)), local: int32(local)}
+		g.from, g.to = int32(max(start, first)), int32(min(start+size, denseFrom))
+		g.most = int32(p.costs.most(g, size))
+		saved += float64(s.Heads) * float64(g.most) * float64(max(g.to-g.from, 0))
+		groups = append(groups, g)
+	}
+	if p.auto {
+		blocks = surveyed(p.params, s)
+	}
+	for _, g := range groups {
+		from, to, start := int(g.from), int(g.to), int(g.start)
+		switch {
+		case from >= to:
+			g.from, g.to = 0, 0
+		case g.init == g.local || p.auto && (g.most == 0 || saved < p.costs.worth(s.Dim)):
 			tiles(&dense, tileRows, from, to, 0, -1)
+			g.from, g.to = 0, 0
+		default:
+			g.bits, g.words, g.survey = p.words, int32((start+31)/32), int32(blocks)
+			tiles(&p.sparse, tileRows, from, to, start, len(p.groups))
+			rest := from
+			if p.auto {
+				rest = min((from/p.params.Block+blocks)*p.params.Block, to)
+				tiles(&p.survey, windowRows, from, rest, start, len(p.groups))
+			}
+			tiles(&p.window, windowRows, rest, to, start, len(p.groups))
 		}
 		p.groups = append(p.groups, g)
 		p.words += int64(g.words)
@@ -83,36 +97,56 @@ func (p *plan) cut(sequence int, s anchor.Shape) (dense []tile) {
 // surveyed returns how many blocks of a group are surveyed, under auto: those of its first rows with stripes, where anchors
 // cost least since windows are shortest; they keep most, too, since anchors grow with windows. A row for every 32 keys costs 3 % of
 // dense attention at 8192 keys and less beyond; more rows tell more of the others.
-func (p *plan) surveyed() int {
-	longest := 0
-	for _, s := range p.shapes {
-		longest = max(longest, s.Keys)
+func surveyed(p *anchor.Params, s anchor.Shape) int {
+	rows := min(max(s.Prompt/32, 256), 1024)
+	return min(max(rows/p.Block, 1), 16, p.Step)
+}
+
+// surveys returns how many blocks of a group are surveyed, at least and at most: all, if that is no matter of auto.
+func (p *plan) surveys() (least, most int32) {
+	least = int32(p.params.Step)
+	for _, g := range p.groups {
+		if g.from < g.to {
+			least, most = min(least, g.survey), max(most, g.survey)
+		}
 	}
-	rows := min(max(longest/32, 256), 1024)
-	return min(max(rows/p.params.Block, 1), 16, p.params.Step)
+	return least, most
 }
 
-// most returns how many candidates a group may keep before its rows had better see all keys. Times are those of a key that all rows
-// see: a gathered one takes 1.1, anchors 0.6 of the window once more, the search 1/64 of the candidates, and what groups
-// with stripes take whatever they keep is that of 600 keys (NOTES.md has the measurements that this was fitted to).
-func most(init, local, start, size int) int {
-	candidates, window := float64(local-init), float64(init+start-local)+float64(size)/2
-	return max(int((candidates-candidates/64-0.6*window-600)/1.1), 0)
+// costs are what auto reckons with: what things take in the time of a key that all rows of a group see.
+type costs struct {
+	gather float64 // a key that is gathered
+	window float64 // anchors, for each key of the window
+	search float64 // for each candidate
+	group  float64 // a group with stripes, whatever it keeps
+	pairs  float64 // of a row and a key, of dim 128, whose time it takes to look for stripes at all
 }
 
-// worth returns what stripes must save, in 65536 pairs of a row and a key, before any are looked for: the launches and the
-// few tiles at the end that keep most of the device waiting take some 35 µs, in which 43 million pairs of dim 128 are done.
-func worth(dim int) int32 { return int32(43e6 * 128 / 65536 / float64(dim)) }
+// measured on an H200; NOTES.md has what they were fitted to. pairs are some 35 µs, for launches and for the few tiles at the end that
+// keep most of the device waiting.
+var measured = costs{gather: 1.1, window: 0.6, search: 1.0 / 64, group: 600, pairs: 43e6}
+
+// most returns how many candidates a group may keep before its rows had better see all keys.
+func (c costs) most(g group, size int) int {
+	candidates, window := float64(g.local-g.init), float64(g.init+g.start-g.local)+float64(size)/2
+	return max(int((candidates*(1-c.search)-c.window*window-c.group)/c.gather), 0)
+}
+
+// worth returns how many pairs stripes must save before any are looked for.
+func (c costs) worth(dim int) float64 { return c.pairs * 128 / float64(dim) }
 
 // causal counts the keys that the rows at positions [from, to) see, up to their own position, of those from start on.
 func causal(from, to, start int) int64 {
 	return int64(to-from) * int64(from+to+1-2*start) / 2
 }
 
-// account fills in what was attended to, given how many keys before it each head's group saw.
-func (p *plan) account(res *anchor.Result, counts []int32) {
+// account fills in what was attended to, given how many keys before it each head's group saw, and how many of each head's rows are not
+// finite.
+func (p *plan) account(res *anchor.Result, counts, odd []int32) {
 	for h := range res.Heads {
 		head := &res.Heads[h]
+		head.NonFiniteRows = int64(odd[h])
+		res.NonFiniteRows += head.NonFiniteRows
 		for _, s := range p.shapes {
 			head.CausalPairs += causal(s.First(), s.Keys, 0)
 		}
@@ -122,6 +156,11 @@ func (p *plan) account(res *anchor.Result, counts []int32) {
 				continue
 			}
 			head.Groups++
+			block := int32(p.params.Block)
+			blocks := (g.to-1)/block - g.from/block + 1
+			if p.auto {
+				res.SearchPairs += int64(min(blocks, g.survey)) * int64(min(g.local-g.init, surveyKeys))
+			}
 			seen := counts[h*len(p.groups)+i]
 			if seen < 0 {
 				head.DenseGroups++
@@ -129,8 +168,7 @@ func (p *plan) account(res *anchor.Result, counts []int32) {
 			}
 			head.Pairs -= int64(g.to-g.from) * int64(g.start-seen)
 			head.Stripes += int64(seen - (g.init + g.start - g.local))
-			block := int32(p.params.Block)
-			res.SearchPairs += int64((g.to-1)/block-g.from/block+1) * int64(g.local-g.init)
+			res.SearchPairs += int64(blocks) * int64(g.local-g.init)
 		}
 		res.Pairs += head.Pairs
 		res.CausalPairs += head.CausalPairs

@@ -11,19 +11,16 @@ import (
 // start starts the kernels, and calls mark, if there is one, after those of each stage.
 func (c *Call) start(mark func(anchor.Stage) error) error {
 	a, p, s := &c.args, c.plan, starter{Call: c, mark: mark}
-	tally, stage := tallyBytes, anchor.StageDense
-	if p.params != nil {
-		stage = anchor.StageSparse
-	}
-	if len(p.sparse) > 0 {
-		tally += c.countBytes()
-	}
-	s.clear(a.tally, tally)
+	s.clear(a.tally, 4*c.counters())
 	if len(p.sparse) > 0 {
 		s.identify()
 	}
-	s.tiles(attend, c.tilesAt, len(p.tiles), tallyAttend)
-	s.done(stage)
+	s.attend(a, s.hand(attend, c.tilesAt, len(p.tiles), tallyAttend))
+	if p.params == nil {
+		s.done(anchor.StageDense)
+	} else {
+		s.done(anchor.StageSparse)
+	}
 	return s.err
 }
 
@@ -31,23 +28,23 @@ func (c *Call) start(mark func(anchor.Stage) error) error {
 func (s *starter) identify() {
 	a, p := &s.args, s.plan
 	lists := int(a.heads) * len(p.groups)
-	a.survey, a.surveyed = a.step, 0
+	least, most := p.surveys()
+	a.blocks, a.surveyed = most, 0
 	if p.auto { // some blocks of each group tell whether the others are wanted
-		a.survey, a.worth = int32(p.surveyed()), worth(p.shapes[0].Dim)
-		s.tiles(anchors, s.windowAt, len(p.survey), tallySurvey)
+		s.anchors(a, s.hand(anchors, s.windowAt, len(p.survey), tallySurvey))
 		s.done(anchor.StageWindow)
-		s.kernel(pool, lists*int(a.survey))
-		s.kernel(sample, lists)
+		s.pool(a, lists*int(a.blocks))
+		s.sample(a, lists)
 		s.done(anchor.StageSearch)
-		a.surveyed = 1
+		a.blocks, a.surveyed = a.step-least, 1
 	}
-	s.tiles(anchors, s.windowAt+uint64(len(p.survey))*uint64(unsafe.Sizeof(tile{})), len(p.window), tallyAnchors)
+	s.anchors(a, s.hand(anchors, s.windowAt+uint64(len(p.survey))*uint64(unsafe.Sizeof(tile{})), len(p.window), tallyAnchors))
 	s.done(anchor.StageWindow)
-	s.kernel(pool, lists*int(a.step-a.survey*a.surveyed))
+	s.pool(a, lists*int(a.blocks))
 	if 16%a.step != 0 { // words are put together from several warps'
 		s.clear(a.bits, s.bitBytes())
 	}
-	s.kernel(search, int(a.heads/a.shared)*s.pooledTiles()*int(a.chunks)*len(p.groups))
+	s.search(a, int(a.heads/a.shared)*s.pooledTiles()*int(a.chunks)*len(p.groups))
 	s.done(anchor.StageSearch)
 }
 
@@ -74,15 +71,16 @@ func (s *starter) clear(p uint64, bytes int) {
 	}
 }
 
-// tiles starts a kernel whose blocks take tiles of all heads from a list, by the given counter.
-func (s *starter) tiles(kernel int, at uint64, n, counter int) {
+// hand prepares the handing out of the tiles of all heads from a list, by the given counter, and returns the blocks that a kernel
+// takes for that.
+func (s *starter) hand(kernel int, at uint64, n, counter int) (blocks int) {
 	a := &s.args
 	a.tiles, a.tileCount, a.handed = at, int32(n), a.tally+4*uint64(counter)
-	s.kernel(kernel, min(n*int(a.heads), s.device.processors*s.module.launch[kernel].blocks))
+	return min(n*int(a.heads), s.device.processors*s.module.launch[kernel].blocks)
 }
 
 // kernel starts a kernel on the given number of blocks, if there are any.
-func (s *starter) kernel(kernel, blocks int) {
+func (s *starter) kernel(kernel int, argument unsafe.Pointer, blocks int) {
 	switch {
 	case s.err != nil || blocks == 0:
 		return
@@ -92,7 +90,7 @@ func (s *starter) kernel(kernel, blocks int) {
 	}
 	l := s.module.launch[kernel]
 	config := launchConfig{grid: [3]uint32{uint32(blocks), 1, 1}, block: [3]uint32{uint32(l.threads), 1, 1}, shared: uint32(l.shared), stream: s.device.stream}
-	if err := s.device.driver.launch(s.module.kernel[kernel], config, unsafe.Pointer(&s.args), l.waits && s.follows); err != nil {
+	if err := s.device.driver.launch(s.module.kernel[kernel], config, argument, l.waits && s.follows); err != nil {
 		s.err = fmt.Errorf("kernel %s: %w", kernelNames[kernel], err)
 	}
 	s.follows = true

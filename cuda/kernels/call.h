@@ -31,6 +31,8 @@ struct Group {
 	int from, to;    // positions of the rows that see stripes
 	int init, local; // candidates are the keys [init, local)
 	int most;        // of them that may be kept before it is better to see all, where that is looked into
+	int survey;      // blocks by which it is looked into
+	int none;
 };
 
 // Args are the arguments of all kernels.
@@ -42,7 +44,9 @@ struct Args {
 	u16 *pool;         // [2, KV heads, groups, pooled, DIM]: mean queries, and what rounding them left
 	u32 *bits;         // by head and group: a bit for each key before the group
 	int *counts;       // [heads, groups]: how many bits are set; −1: the rows see all keys, and there are none
-	u32 *tally;        // see the numbers below
+	u32 *tally;        // pieces of work handed out, see the numbers below
+	u32 *saved;        // [sequences]: what stripes will save, where that was looked into
+	u32 *odd;          // [heads]: rows of the output that are not finite
 	u32 *handed;       // tiles handed out beyond one for each block
 
 	i64 rows, words;   // of all sequences; of bits of a head
@@ -56,24 +60,24 @@ struct Args {
 	int chunks, chunk;      // that keys are searched in: how many before the last group of the longest sequence; their keys
 	int block, step;        // parameters
 	float scale, theta;
-	int survey;   // blocks of a group by which it is found out whether its rows had better see all keys
-	int surveyed; // whether that has been done: counts tell
-	int worth;    // what stripes must save before any are looked for, where that is so
+	int blocks;   // of each group that the kernel pool may have to do
+	int surveyed; // whether some blocks of each group have told if its rows had better see all keys: counts say so
+	int alone;    // there is but one sequence
+	int worth;    // what a sequence's stripes must save before any are looked for, where that is so
 	int narrow;   // outputs are elements
 };
 
-// What tally counts: rows of the output that are not finite; what stripes will save, in 65536 pairs of a row and a key, where that
-// was surveyed. Then come what kernels have handed out: attend, anchors, and anchors of the blocks that are surveyed.
-enum { tallyOdd = 0, tallySaved = 1, tallyAttend = 2, tallyAnchors = 3, tallySurvey = 4, tallies = 5 };
+// Who hands out work: attend, anchors, and anchors of the blocks that are surveyed. Saved is counted in so many pairs of a row and a key.
+enum { tallyAttend = 0, tallyAnchors = 1, tallySurvey = 2, tallies = 3, savedPairs = 4096 };
 
-static_assert(sizeof(Sequence) == 104 && sizeof(Tile) == 20 && sizeof(Group) == 40 && sizeof(Args) == 168, "as in plan.go");
+static_assert(sizeof(Sequence) == 104 && sizeof(Tile) == 20 && sizeof(Group) == 48 && sizeof(Args) == 192, "as in args.go");
 
 constexpr int dim = DIM;
 constexpr int pieces = (dim + 63) / 64; // of 64 columns
 constexpr float log2e = 1.44269504088896340736f, ln2 = 0.69314718055994530942f, infinity = __builtin_inff();
 
-// Rows of a tile at most, and of one of the kernel anchors.
-enum { tileRows = 128, windowRows = 256 };
+// Rows of a tile at most, and of one of the kernel anchors; candidates that are surveyed, where there are more.
+enum { tileRows = 128, windowRows = 256, surveyKeys = 1024 };
 
 // Pages tell where keys and values are.
 struct Pages {
@@ -91,6 +95,7 @@ struct Work {
 	int from, to, start; // as in Tile
 	int set;             // keys that bits name; −1: there is nothing left to do
 	int words;           // of bits
+	int head;
 	GLOBAL const u32 *bits, *pages;
 	Bytes q, k, v;           // the first row, and the heads
 	GLOBAL u8 *o;            // of the first row
@@ -119,8 +124,8 @@ DEVICE bool visit(const Args &a, u32 work, Tile &t, int &head) {
 	return true;
 }
 
-// idle reports whether stripes would save too little: then all rows see all keys.
-DEVICE bool idle(const Args &a) { return a.surveyed && a.tally[tallySaved] < (u32)a.worth; }
+// idle reports whether a sequence's stripes would save too little: then all its rows see all keys.
+DEVICE bool idle(const Args &a, int sequence) { return a.surveyed && a.saved[sequence] < (u32)a.worth; }
 
 // ready looks up what there is to know of a piece of work. Anchors are not wanted where rows see all keys.
 DEVICE void ready(const Args &a, u32 work, Work &w) {
@@ -133,7 +138,7 @@ DEVICE void ready(const Args &a, u32 work, Work &w) {
 	const Sequence &s = a.sequences[t.sequence];
 	const int kvHead = head / a.shared;
 	const i64 row = t.from - s.first;
-	w.from = t.from, w.to = t.to, w.start = t.start, w.set = 0, w.pages = s.pages;
+	w.from = t.from, w.to = t.to, w.start = t.start, w.set = 0, w.head = head, w.pages = s.pages;
 	w.q = s.q + 2 * head * s.qHead + row * a.qStep * 16;
 	w.k = s.k + 2 * kvHead * s.kHead;
 	w.v = s.v + 2 * kvHead * s.vHead;
@@ -142,7 +147,7 @@ DEVICE void ready(const Args &a, u32 work, Work &w) {
 	if (t.group < 0) return;
 	const Group &g = a.groups[t.group];
 	w.set = a.counts[head * a.groupCount + t.group];
-	if (w.set < 0 || idle(a)) {
+	if (w.set < 0 || idle(a, t.sequence)) {
 		w.set = w.start = 0;
 		return;
 	}
@@ -154,10 +159,10 @@ DEVICE void ready(const Args &a, u32 work, Window &w) {
 	Tile t;
 	int head;
 	w.keys = 0;
-	if (idle(a)) return;
+	if (a.alone && idle(a, 0)) return;
 	for (;;) {
 		if (!visit(a, work, t, head)) return;
-		if (a.counts[head * a.groupCount + t.group] >= 0) break;
+		if (a.counts[head * a.groupCount + t.group] >= 0 && !idle(a, t.sequence)) break;
 		work = count_up(a.handed) + grid();
 	}
 	const Sequence &s = a.sequences[t.sequence];

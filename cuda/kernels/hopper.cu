@@ -623,7 +623,7 @@ KERNEL(128, 1) search(const Args a) {
 	const int chunk = unit % a.chunks, kvHead = unit / a.chunks;
 	const Group g = a.groups[group];
 	const int from = chunk * a.chunk, to = least(from + a.chunk, g.start);
-	if (from >= to || g.from >= g.to || (a.surveyed && (idle(a) || !sparse(a, group, kvHead, part * 64, 64)))) return;
+	if (from >= to || g.from >= g.to || (a.surveyed && (idle(a, g.sequence) || !sparse(a, group, kvHead, part * 64, 64)))) return;
 
 	const int warp = thread() / 32, lane = thread() % 32;
 	const Sequence &s = a.sequences[g.sequence];
@@ -642,13 +642,7 @@ KERNEL(128, 1) search(const Args a) {
 	Pooled pool;
 	pool.begin(a, g, group, kvHead, part * 64 + warp * 16, lane);
 	u32 q[2][dim / 4];
-	UNROLL for (int r = 0; r < 2; r++) {
-		UNROLL for (int i = 0; i < dim / 8; i++) {
-			const u32 *x = (const u32 *)(pool.at[r] + 8 * i + lane % 4 * 2);
-			q[0][2 * i + r] = pool.head[r] >= 0 ? *x : 0;
-			q[1][2 * i + r] = pool.head[r] >= 0 ? *(const u32 *)((const u16 *)x + pool.rest) : 0;
-		}
-	}
+	pool.load(q, lane);
 
 	float x[searchN / 2];
 	for (int i = 0; from + i * searchN < to; i++) {

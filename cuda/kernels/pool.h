@@ -20,11 +20,13 @@ KERNEL(256, 3) pool(const Args a) {
 	begin();
 	constexpr int ahead = 8;                 // rows that are asked for before the first is there
 	float *partial = (float *)shared_memory; // [slices, dim]
-	const int n = a.surveyed ? a.step - a.survey : a.survey;
+	const int n = a.blocks;
 	const int group = block() / n % a.groupCount, head = block() / n / a.groupCount;
-	if (a.surveyed && (idle(a) || a.counts[head * a.groupCount + group] < 0)) return;
 	const Group &g = a.groups[group];
-	const int b = visited(a, g, block() % n + (a.surveyed ? a.survey : 0));
+	if (a.surveyed && (a.counts[head * a.groupCount + group] < 0 || idle(a, g.sequence))) return;
+	const int i = block() % n + (a.surveyed ? g.survey : 0);
+	if (i >= (a.surveyed ? a.step : g.survey)) return;
+	const int b = visited(a, g, i);
 	int from, to;
 	blockRows(a, g, b, from, to);
 	if (from >= to) return;
@@ -91,7 +93,7 @@ SHARED(sample, sizeof(Sample))
 // most, and whether its rows had better see all keys.
 KERNEL(512, 1) sample(const Args a) {
 	begin();
-	constexpr int tiles = 16, tileKeys = 64; // candidates, where there are more; each warp has a tile
+	constexpr int tiles = 16, tileKeys = surveyKeys / tiles; // each warp has a tile
 	constexpr int together = dim > 128 ? 1 : 2;
 	Sample &mem = *(Sample *)shared_memory;
 	const int head = block() / a.groupCount, group = block() % a.groupCount;
@@ -103,7 +105,7 @@ KERNEL(512, 1) sample(const Args a) {
 	const float *anchors = a.anchors + head * a.rows + s.before - s.first;
 	int from, to;
 	if (thread() < 2) mem.kept[thread()] = 0;
-	if (warp < a.survey) {
+	if (warp < g.survey) {
 		blockRows(a, g, visited(a, g, warp), from, to);
 		float sum = 0;
 		for (int i = from + lane; i < to; i += 32) sum += anchors[i];
@@ -118,7 +120,7 @@ KERNEL(512, 1) sample(const Args a) {
 	bool is[2];
 	UNROLL for (int r = 0; r < 2; r++) {
 		from = to = 0;
-		if (lane / 4 + 8 * r < a.survey) blockRows(a, g, visited(a, g, lane / 4 + 8 * r), from, to);
+		if (lane / 4 + 8 * r < g.survey) blockRows(a, g, visited(a, g, lane / 4 + 8 * r), from, to);
 		is[r] = from < to;
 	}
 	if (first < g.local) {
@@ -168,7 +170,7 @@ KERNEL(512, 1) sample(const Args a) {
 	const float of = some ? tiles * tileKeys : candidates;
 	const float one = -log2(1 - mem.kept[0] / of), all = -log2(1 - mem.kept[1] / of);
 	const float blocks = (g.to - 1 - g.start) / a.block - (g.from - g.start) / a.block + 1;
-	const float seen = __builtin_fminf(a.survey, blocks);
+	const float seen = __builtin_fminf(g.survey, blocks);
 	float dropped = 1 - mem.kept[1] / of;
 	if (seen > 1 && seen < blocks && one > 0 && all < infinity) {
 		const float power = log2(all / one) / log2(seen);
@@ -176,5 +178,5 @@ KERNEL(512, 1) sample(const Args a) {
 	}
 	const float saved = g.most - (1 - dropped) * candidates;
 	a.counts[head * a.groupCount + group] = saved < 0 ? -1 : 0;
-	if (saved >= 0) add((int *)a.tally + tallySaved, most(saved * (g.to - g.from) / 65536, 1));
+	if (saved >= 0) add((int *)a.saved + g.sequence, least(saved * (g.to - g.from) / (float)savedPairs, a.worth));
 }

@@ -26,9 +26,10 @@ struct Softmax {
 			UNROLL for (int i = 0; i < N / 8; i++) x = __builtin_fmaxf(x, __builtin_fmaxf(s[4 * i + 2 * r], s[4 * i + 2 * r + 1]));
 			x = __builtin_fmaxf(x, shuffle_xor(x, 1));
 			x = __builtin_fmaxf(x, shuffle_xor(x, 2));
-			by[r] = exp2((top[r] - x) * scale);
+			const bool none = x == -infinity; // so far: a row's first keys may all have no weight
+			by[r] = none ? 1 : exp2((top[r] - x) * scale);
 			top[r] = x;
-			const float least = x * scale;
+			const float least = none ? 0 : x * scale;
 			float add = 0;
 			UNROLL for (int i = 0; i < N / 8; i++) {
 				UNROLL for (int j = 0; j < 2; j++) {
@@ -64,7 +65,7 @@ struct Softmax {
 				UNROLL for (int i = 0; i < dim / 8; i++) *(GLOBAL Two *)(x + 32 * i) = Two{o[4 * i + 2 * r], o[4 * i + 2 * r + 1]};
 			}
 			if (lane % 4 != 0) continue;
-			if (odd != 0) count_up(a.tally + tallyOdd);
+			if (odd != 0) count_up(a.odd + work.head);
 			if (work.lse) work.lse[(i64)at * a.lseStep] = (top[r] * scale + log2(sum[r])) * ln2;
 		}
 	}
@@ -73,7 +74,7 @@ struct Softmax {
 // Searching is for keys that some pooled query of a head is near to: 16 of them are a warp's rows, those of one head or more.
 struct Pooled {
 	float mean[2]; // mean anchors of the lane's rows
-	int head[2];   // of those that share a KV head; −1: there is no such row
+	int head[2];   // of those that share a KV head; −1: there is no such row, or it has no bits
 	int first, last; // heads of the warp
 	u32 sparse;      // which of them have bits
 	const u16 *at[2]; // the rows' mean queries
@@ -87,7 +88,7 @@ struct Pooled {
 		UNROLL for (int r = 0; r < 2; r++) {
 			const int row = from + lane / 4 + 8 * r;
 			int rowFrom = 0, rowTo = 0;
-			if (row < pooled) blockRows(a, g, row % a.step, rowFrom, rowTo);
+			if (row < pooled && a.counts[(kvHead * a.shared + row / a.step) * a.groupCount + group] >= 0) blockRows(a, g, row % a.step, rowFrom, rowTo);
 			head[r] = rowFrom < rowTo ? row / a.step : -1;
 			at[r] = a.pool + (base + row) * dim;
 			// Each of a row's four lanes adds up a part of its anchors.
@@ -103,6 +104,17 @@ struct Pooled {
 		last = least((from + 15) / a.step, a.shared - 1);
 		sparse = 0;
 		for (int h = first; h <= last; h++) sparse |= (u32)(a.counts[(kvHead * a.shared + h) * a.groupCount + group] >= 0) << (h - first);
+	}
+
+	// load reads the rows' mean queries, and what rounding left, as left operands.
+	DEVICE void load(u32 (*q)[dim / 4], int lane) const {
+		UNROLL for (int r = 0; r < 2; r++) {
+			UNROLL for (int i = 0; i < dim / 8; i++) {
+				const u16 *x = at[r] + 8 * i + lane % 4 * 2;
+				q[0][2 * i + r] = head[r] >= 0 ? *(const u32 *)x : 0;
+				q[1][2 * i + r] = head[r] >= 0 ? *(const u32 *)(x + rest) : 0;
+			}
+		}
 	}
 
 	// near tells which columns a row is near to: bit i/4·2 + i%2 for s[i].

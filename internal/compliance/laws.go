@@ -318,6 +318,12 @@ func (s *suite) notFinite(t *testing.T) {
 		if res.NonFiniteRows != want {
 			t.Errorf("%s: %d rows not finite are counted; want %d", what, res.NonFiniteRows, want)
 		}
+		for _, h := range res.Heads {
+			want -= h.NonFiniteRows
+		}
+		if want != 0 {
+			t.Errorf("%s: heads count %d rows not finite less than the whole", what, want)
+		}
 	}
 	for _, bad := range []float32{nan, inf, -inf} {
 		for _, planner := range []anchor.Planner{anchor.Dense(), planner(&params)} {
@@ -380,6 +386,21 @@ func (s *suite) notFinite(t *testing.T) {
 				t.Errorf("a NaN in a query of group 3 of head 1: head %d, group %d has %d stripes; want %d", i/5, i%5, len(keys), want)
 			}
 		}
+	}
+	// Keys with logit −∞ have no weight, be they the first that rows see: here no row sees others before.
+	const weightless = 150
+	p = s.problem(1, 1, n, n, 16)
+	for i := range n {
+		p.Q[i*16] = max(p.Q[i*16], 0.5)
+		if i < weightless {
+			p.K[i*16] = -inf
+		}
+	}
+	for _, planner := range []anchor.Planner{anchor.Dense(), anchor.AnchorAttention(params)} {
+		x, res := s.attendOne(t, planner, p)
+		counted(planner.Name()+", keys without weight", x, res)
+		want := p.Attend(nil, nil)
+		s.close(t, x.rows(0, weightless, n), 16, want.O[weightless*16:], want.LSE[weightless:])
 	}
 	// All logits −∞: no softmax.
 	p = s.problem(1, 1, 50, 50, 1)
