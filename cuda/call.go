@@ -445,13 +445,17 @@ func (c *Call) stripes() ([]anchor.StripeSet, error) {
 	if err != nil {
 		return nil, err
 	}
+	p := c.plan
 	bits := make([]uint32, c.bitBytes()/4)
-	if len(bits) > 0 {
-		if err := fetch(c.device.driver, bits, c.args.bits); err != nil {
-			return nil, err
+	for i, n := range counts { // where rows see all keys, nobody has written bits
+		if g := p.groups[i%len(p.groups)]; g.words > 0 && n >= 0 {
+			at := int64(i/len(p.groups))*p.words + g.bits
+			if err := fetch(c.device.driver, bits[at:][:g.words], c.args.bits+4*uint64(at)); err != nil {
+				return nil, err
+			}
 		}
 	}
-	return c.plan.stripes(counts, bits), nil
+	return p.stripes(counts, bits), nil
 }
 
 // counted fetches the counts of each head's rows that are not finite, and of the bits of each head and group: −1 where rows saw all keys.
