@@ -13,7 +13,7 @@ import (
 // window is done together with that to the stripes, and to all keys in the tail. The end of ctx is heeded between copies and before
 // kernels are started, which nothing stops then.
 func (d *Device) Attend(ctx context.Context, call anchor.Call) (*anchor.Result, error) {
-	res, err := d.attendInTurn(ctx, &call)
+	res, err := d.attend(ctx, &call)
 	switch {
 	case err == nil && call.Progress != nil:
 		call.Progress(1)
@@ -23,13 +23,9 @@ func (d *Device) Attend(ctx context.Context, call anchor.Call) (*anchor.Result, 
 	return res, err
 }
 
-func (d *Device) attendInTurn(ctx context.Context, call *anchor.Call) (*anchor.Result, error) {
+func (d *Device) attend(ctx context.Context, call *anchor.Call) (*anchor.Result, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.attend(ctx, call)
-}
-
-func (d *Device) attend(ctx context.Context, call *anchor.Call) (*anchor.Result, error) {
 	if d.driver == nil {
 		return nil, errClosed
 	}

@@ -32,7 +32,8 @@ func fill(x []uint16, seed uint64) {
 
 // Benchmark measures on the device's clock, with tensors that lie there: causal prefill, 32 query heads over 8 KV heads, dim 128
 // (and 16 over 4, dim 256), bfloat16, and a theta that keeps 10 % of the candidates of such inputs, or all. ms are medians of
-// seven of the whole, and of seven others of its stages, between which kernels cannot be made ready ahead; TFLOP/s are of operations done, those of the search included.
+// seven of the whole, and of seven others of its stages, between which kernels cannot be made ready ahead; TFLOP/s are of
+// operations done, those of the search included.
 func Benchmark(b *testing.B) {
 	d := device(b)
 	b.Log(d)
@@ -125,8 +126,8 @@ func BenchmarkDensities(b *testing.B) {
 // alloc returns a contiguous tensor in new memory.
 func alloc(t testing.TB, d *Device, dtype anchor.DType, heads, rows, dim int) Tensor {
 	t.Helper()
-	t0 := Tensor{DType: dtype}
-	m, err := d.Alloc(t0.size() * heads * rows * dim)
+	element := Tensor{DType: dtype}
+	m, err := d.Alloc(element.size() * heads * rows * dim)
 	if err != nil {
 		t.Fatal(err)
 	}

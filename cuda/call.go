@@ -147,6 +147,7 @@ func (d *Device) plan(opt *anchor.Options, sequences []Sequence) (_ *Call, err e
 	}
 	first := &sequences[0]
 	shapes := make([]anchor.Shape, len(sequences))
+	var uses []*Memory
 	var lse *Tensor // the first there is
 	for i := range sequences {
 		s := &sequences[i]
@@ -162,9 +163,14 @@ func (d *Device) plan(opt *anchor.Options, sequences []Sequence) (_ *Call, err e
 			lse = &s.LSE
 		}
 		for _, t := range [][2]*Tensor{{&first.Q, &s.Q}, {&first.K, &s.K}, {&first.V, &s.V}, {&first.O, &s.O}, {lse, &s.LSE}} {
-			if a, b := t[0], t[1]; b.Memory != nil && a.RowStep != b.RowStep {
+			a, b := t[0], t[1]
+			if b.Memory == nil { // no log-sum-exps
+				continue
+			}
+			if a.RowStep != b.RowStep {
 				return nil, fmt.Errorf("sequence %d has a step of %d between rows where one before it has %d; want the same", i, b.RowStep, a.RowStep)
 			}
+			uses = append(uses, b.Memory)
 		}
 		if s.PageRows != first.PageRows {
 			return nil, fmt.Errorf("sequence %d has pages of %d rows and sequence 0 of %d; want the same", i, s.PageRows, first.PageRows)
@@ -176,15 +182,6 @@ func (d *Device) plan(opt *anchor.Options, sequences []Sequence) (_ *Call, err e
 	}
 	if kind.dim != first.Q.Dim {
 		return nil, fmt.Errorf("dim is %d; want one of %v for tensors on the device", first.Q.Dim, dims)
-	}
-	var uses []*Memory
-	for i := range sequences {
-		s := &sequences[i]
-		for _, t := range []*Tensor{&s.Q, &s.K, &s.V, &s.O, &s.LSE} {
-			if t.Memory != nil {
-				uses = append(uses, t.Memory)
-			}
-		}
 	}
 	c := &Call{device: d, uses: uses, plan: newPlan(params, auto, d.costs, shapes...), method: opt.Planner.Name()}
 	if c.module, err = d.load(kind); err != nil {
@@ -271,8 +268,7 @@ func (c *Call) allocate(sequences []Sequence) (err error) {
 		to    *uint64
 		bytes int
 	}{
-		{&a.anchors, 4 * shape.Heads * int(a.rows)}, {&a.pool, 2 * 2 * pooled * shape.Dim},
-		{&a.bits, c.bitBytes()},
+		{&a.anchors, 4 * shape.Heads * int(a.rows)}, {&a.pool, 2 * 2 * pooled * shape.Dim}, {&a.bits, c.bitBytes()},
 	} {
 		if *m.to, err = c.alloc(m.bytes); err != nil {
 			return err

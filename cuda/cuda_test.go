@@ -247,7 +247,7 @@ func TestPlanAuto(t *testing.T) {
 		sparse               bool
 	}{{32, 4096, 4096, false}, {32, 8192, 8192, true}, {2, 8192, 8192, false}, {32, 1, 131072, false}, {32, 1024, 131072, true}} {
 		s := anchor.Shape{Heads: c.heads, KVHeads: 1, Dim: 128, Queries: c.queries, Keys: c.keys, Prompt: 1 << 18}
-		if p := newPlan(&params, true, measured, s); len(p.sparse) > 0 != c.sparse || len(p.sparse)+len(p.tiles) == 0 {
+		if p := newPlan(&params, true, measured, s); len(p.sparse) > 0 != c.sparse {
 			t.Errorf("%+v: %d tiles have stripes; want any: %v", s, len(p.sparse), c.sparse)
 		}
 	}
